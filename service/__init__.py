@@ -1,0 +1,11 @@
+"""The BentoML service that answers from one bundle.
+
+::
+
+    launch ──starts──▶ main (BentoML's worker process)
+                        └── routes ── bodies, problems, openapi
+                             └── engine ── batcher, metrics
+
+``main`` holds the service class, ``launch`` starts and supervises its process, ``channel`` is the
+line between the two. Nothing here imports torch: with the ONNX backend the service runs without it.
+"""

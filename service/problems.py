@@ -1,0 +1,103 @@
+"""Errors over HTTP: ``application/problem+json``, RFC 9457."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from starlette.responses import Response
+
+MEDIA_TYPE = "application/problem+json"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One sort of problem.
+
+    Attributes:
+        name: Names it in the OpenAPI document, where its ``type`` points, and in the metrics.
+        status: The HTTP status code.
+        title: What it is, the same for every occurrence.
+    """
+
+    name: str
+    status: int
+    title: str
+
+    @property
+    def type(self) -> str:
+        """The URI that identifies it: its description in the OpenAPI document."""
+        return f"/openapi.json#/components/responses/{self.name}"
+
+
+EMPTY_BODY = Kind("EmptyBody", 400, "The image is empty")
+UNDECODABLE_IMAGE = Kind("UndecodableImage", 400, "The bytes are not an image")
+MALFORMED_FORM = Kind("MalformedForm", 400, "The multipart body is malformed")
+NOT_FOUND = Kind("NotFound", 404, "There is nothing at this path")
+METHOD_NOT_ALLOWED = Kind("MethodNotAllowed", 405, "This path does not have this method")
+SLOW_BODY = Kind("SlowBody", 408, "The body did not arrive in time")
+TOO_MANY_BYTES = Kind("TooManyBytes", 413, "The body is too large")
+TOO_MANY_PIXELS = Kind("TooManyPixels", 413, "The image has too many pixels")
+UNSUPPORTED_TYPE = Kind("UnsupportedType", 415, "The body is not of a type that is accepted")
+INVALID_TOP_K = Kind("InvalidTopK", 422, "top_k is not a positive integer")
+INVALID_FORM = Kind("InvalidForm", 422, "The form does not have one file in the field 'image'")
+INTERNAL_ERROR = Kind("InternalError", 500, "The service has a defect")
+BUSY = Kind("Busy", 503, "Too many images wait already")
+
+PREDICT_KINDS = (
+    EMPTY_BODY,
+    UNDECODABLE_IMAGE,
+    MALFORMED_FORM,
+    SLOW_BODY,
+    TOO_MANY_BYTES,
+    TOO_MANY_PIXELS,
+    UNSUPPORTED_TYPE,
+    INVALID_TOP_K,
+    INVALID_FORM,
+    INTERNAL_ERROR,
+    BUSY,
+)
+"""What ``/predict`` can answer with."""
+
+
+class Problem(Exception):  # noqa: N818 - RFC 9457's word
+    """A request that gets a problem document for an answer.
+
+    Args:
+        kind: Which sort.
+        detail: The rule and the value that broke it, for this very request.
+        hint: What to do next.
+        headers: Further response headers.
+    """
+
+    def __init__(
+        self, kind: Kind, detail: str, *, hint: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.detail = detail
+        self.hint = hint
+        self.headers = headers
+
+    def response(self) -> Response:
+        """Build the problem document."""
+        members: dict[str, str | int] = {
+            "type": self.kind.type,
+            "title": self.kind.title,
+            "status": self.kind.status,
+            "detail": self.detail,
+        }
+        if self.hint:
+            members["hint"] = self.hint
+        return Response(
+            json.dumps(members, ensure_ascii=False),
+            self.kind.status,
+            self.headers,
+            media_type=MEDIA_TYPE,
+        )
+
+
+def busy(detail: str) -> Problem:
+    """Say that there is too much to do, and when to come back."""
+    return Problem(BUSY, detail, hint="Try again in a second.", headers={"Retry-After": "1"})

@@ -1,0 +1,243 @@
+"""The command line as a user meets it: real processes, their output and their exit codes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.folders import write_flat
+
+_ESCAPE = "\x1b["
+
+
+def tlserve(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command with its output in pipes."""
+    return subprocess.run(
+        [sys.executable, "-m", "tlserve", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        cwd=cwd,
+    )
+
+
+def fails(code: int, *arguments: object) -> str:
+    """Run a command that must fail with a message, and give the message."""
+    result = tlserve(*arguments)
+    assert result.returncode == code, result.stderr
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.stderr
+    assert _ESCAPE not in result.stderr
+    return result.stderr
+
+
+def test_help_names_the_commands() -> None:
+    result = tlserve("--help")
+    assert result.returncode == 0
+    for command in ("finetune", "export", "verify", "serve", "predict", "inspect"):
+        assert command in result.stdout
+
+
+def test_help_and_version_import_nothing_heavy() -> None:
+    code = (
+        "import sys, tlserve.cli.main as m\n"
+        "heavy = {'torch', 'numpy', 'bentoml', 'pydantic', 'onnxruntime', 'PIL'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
+
+
+def test_predict_as_json_goes_on_after_a_bad_file(exported: Path, colours: Path) -> None:
+    good = colours / "val" / "red" / "100.png"
+    result = tlserve("predict", exported, good, exported / "bundle.json", "nowhere.jpg", "--json")
+    assert result.returncode == 1
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [set(line) for line in lines] == [
+        {"file", "predictions"},
+        {"file", "error"},
+        {"file", "error"},
+    ]
+    predictions = lines[0]["predictions"]
+    assert lines[0]["file"] == str(good)
+    assert len(predictions) == 3
+    assert sum(p["probability"] for p in predictions) == pytest.approx(1)
+    assert predictions == sorted(predictions, key=lambda p: -p["probability"])
+
+
+def test_predict_on_a_folder_as_csv_and_as_a_table(exported: Path, colours: Path) -> None:
+    result = tlserve("predict", exported, colours / "val", "--csv", "--top-k", "1")
+    assert result.returncode == 0, result.stderr
+    rows = list(csv.DictReader(result.stdout.splitlines()))
+    assert [row["file"] for row in rows] == sorted(str(p) for p in (colours / "val").glob("*/*"))
+    table = tlserve("predict", exported, colours / "val" / "red")
+    assert table.returncode == 0
+    assert "100.png" in table.stdout
+    assert _ESCAPE not in table.stdout
+
+
+def test_the_backends_agree_on_the_command_line(exported: Path, colours: Path) -> None:
+    outputs = []
+    for backend in ("onnx", "torchscript", "eager"):
+        result = tlserve("predict", exported, colours / "val", "--json", "--backend", backend)
+        assert result.returncode == 0, result.stderr
+        assert not result.stderr
+        outputs.append([json.loads(line) for line in result.stdout.splitlines()])
+    for lines in zip(*outputs, strict=True):
+        first, *others = [[(p["label"], p["probability"]) for p in x["predictions"]] for x in lines]
+        for other in others:
+            assert [label for label, _ in other] == [label for label, _ in first]
+            assert [p for _, p in other] == pytest.approx([p for _, p in first], abs=1e-5)
+
+
+def test_inspect_shows_a_bundle_and_an_architecture(exported: Path) -> None:
+    shown = tlserve("inspect", exported).stdout
+    for text in ("colours", "fc.weight", "11,178,051 in all", "model.onnx", "pass, max |Δlogit|"):
+        assert text in shown
+    content = json.loads(tlserve("inspect", exported, "--json").stdout)
+    assert content["classes"] == ["blue", "green", "red"]
+    architecture = tlserve("inspect", "vgg16").stdout
+    for text in ("classifier.6.weight", "138,357,544 in all, 4,097,000 trainable", "256 px (short"):
+        assert text in architecture
+    assert json.loads(tlserve("inspect", "resnet50", "--json").stdout)["head"] == [
+        "fc.weight",
+        "fc.bias",
+    ]
+
+
+def test_verify_passes_a_whole_bundle_and_names_what_is_wrong(
+    exported: Path, tmp_path: Path
+) -> None:
+    report = json.loads(tlserve("verify", exported, "--json").stdout)
+    assert {name: r["result"] for name, r in report["backends"].items()} == {
+        "eager": "pass",
+        "torchscript": "pass",
+        "onnx": "pass",
+    }
+    broken = tmp_path / "broken"
+    shutil.copytree(exported, broken)
+    with (broken / "model.onnx").open("r+b") as file:
+        file.seek(5000)
+        file.write(b"\x01\x02\x03")
+    assert "model.onnx" in fails(1, "verify", broken)
+    assert "SHA-256" in fails(1, "predict", broken, broken / "golden")
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "message"),
+    [
+        (2, ["inspect", "resnet5"], "Did you mean resnet50"),
+        (1, ["inspect", "no/bundle"], "no bundle at no/bundle"),
+        (1, ["export", "nowhere", "--onnx"], "no model bundle at nowhere"),
+        (2, ["export", "nowhere"], "--onnx, --torchscript"),
+        (1, ["verify", "nowhere"], "no model bundle"),
+        (1, ["predict", "nowhere", "x.jpg"], "no model bundle"),
+        (1, ["serve", "nowhere"], "no model bundle"),
+        (1, ["finetune", "nowhere"], "There is no folder nowhere"),
+        (2, ["finetune", ".", "--arch", "resnet-18x"], "Did you mean resnet18"),
+    ],
+)
+def test_a_mistake_gets_a_message(code: int, arguments: list[str], message: str) -> None:
+    assert message in fails(code, *arguments)
+
+
+def test_a_bundle_that_was_not_exported_says_how(trained: Path, colours: Path) -> None:
+    image = colours / "val" / "red" / "100.png"
+    message = fails(1, "predict", trained, image)
+    assert f"tlserve export {trained} --onnx" in message
+
+
+def test_weights_that_cannot_be_downloaded_say_what_to_do(
+    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    message = fails(1, "finetune", colours, "--output", tmp_path / "models")
+    assert "cannot be downloaded" in message
+    assert "--weights none" in message
+    assert not (tmp_path / "models").exists()
+
+
+def test_finetune_in_a_pipe_prints_a_line_an_epoch(tmp_path: Path) -> None:
+    data = write_flat(tmp_path / "flat", 6)
+    (data / "red" / "001.jpg").write_bytes(b"broken")
+    result = tlserve(
+        *("finetune", data, "--weights", "none", "--image-size", 32, "--epochs", 2),
+        *("--name", "flat", "--output", tmp_path / "models", "--runs", tmp_path / "runs"),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Left out 1 of the files:\n  red/001.jpg: " in result.stdout
+    assert result.stdout.count("epoch ") >= 2
+    assert "2/2" in result.stdout
+    assert _ESCAPE not in result.stdout
+    assert f"Bundle: {tmp_path / 'models' / 'flat'}" in result.stdout
+    again = fails(
+        *(1, "finetune", data, "--weights", "none", "--name", "flat"),
+        *("--output", tmp_path / "models"),
+    )
+    assert "exists already" in again
+    assert "--overwrite" in again
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_no_half_bundle(tmp_path: Path, number: signal.Signals) -> None:
+    data = write_flat(tmp_path / "flat", 6)
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "tlserve", "finetune", str(data), "--weights", "none"),
+            *("--image-size", "32", "--epochs", "10000", "--patience", "10000", "--name", "flat"),
+            *("--output", str(tmp_path / "models"), "--runs", str(tmp_path / "runs")),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    best = tmp_path / "runs" / "flat" / "best.safetensors"
+    deadline = time.monotonic() + 120
+    while not best.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert best.exists()
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert f"--weights {best}" in output
+    models = tmp_path / "models"
+    assert not models.exists() or not list(models.iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_is_named_and_leaves_the_bundle(exported: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    size = sum(p.stat().st_size for p in exported.rglob("*") if p.is_file())
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size + 2**20}", "tmpfs", disk],  # noqa: S607
+        check=False,
+        capture_output=True,
+    )
+    if mounted.returncode != 0:
+        pytest.skip("this machine does not let us mount a small disk")
+    try:
+        bundle = disk / "colours"
+        shutil.copytree(exported, bundle)
+        before = (bundle / "bundle.json").read_bytes()
+        message = fails(1, "export", bundle, "--onnx", "--torchscript")
+        assert "No space left on device" in message
+        assert (bundle / "bundle.json").read_bytes() == before
+        assert [p.name for p in disk.iterdir()] == ["colours"]
+        assert tlserve("verify", bundle).returncode == 0
+    finally:
+        subprocess.run(["umount", disk], check=True)  # noqa: S607

@@ -1,0 +1,94 @@
+"""The promise, on real photographs and real weights: what was validated is what is answered."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.service.server import running
+from tlserve.bundle import Bundle
+from tlserve.data.split import read_validation
+from tlserve.runtime import Predictor
+
+pytestmark = [pytest.mark.slow, pytest.mark.shared, pytest.mark.timeout(1800)]
+
+SEEDS = (0, 1, 2)
+ACCURACY = 0.94
+TOLERANCE = 1e-5
+
+
+def _tlserve(*arguments: object) -> str:
+    result = subprocess.run(
+        [sys.executable, "-m", "tlserve", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def bundles(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Bundle]:
+    """One bundle a seed, by the command that the documentation gives."""
+    home = tmp_path_factory.mktemp("hymenoptera")
+    for seed in SEEDS:
+        _tlserve(
+            *("finetune", shared / "data" / "hymenoptera", "--arch", "mobilenet_v2"),
+            *("--weights", shared / "weights" / "mobilenet_v2_imagenet.pth"),
+            *("--strategy", "feature-extraction", "--epochs", 6, "--seed", seed),
+            *("--name", f"seed{seed}", "--output", home / "models", "--runs", home / "runs"),
+        )
+    return {seed: Bundle.read(home / "models" / f"seed{seed}") for seed in SEEDS}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_feature_extraction_reaches_its_accuracy(bundles: dict[int, Bundle], seed: int) -> None:
+    metrics = bundles[seed].manifest.metrics
+    assert metrics.val_images == 153
+    assert metrics.val_accuracy >= ACCURACY
+    assert bundles[seed].manifest.provenance.dataset.skipped == ("train/ants/imageNotFound.gif",)
+
+
+def test_every_way_to_ask_gives_the_same_answer(bundles: dict[int, Bundle], shared: Path) -> None:
+    path = bundles[0].path
+    root = shared / "data" / "hymenoptera"
+    _tlserve("export", path, "--onnx", "--torchscript")
+    bundle = Bundle.read(path)
+    samples, _ = read_validation(bundle.verified("split"))
+    files = [root / s.path for s in samples]
+    classes = bundle.manifest.classes
+
+    answers: dict[str, list[dict[str, float]]] = {}
+    for backend in ("eager", "torchscript", "onnx"):
+        predictor = Predictor.load(bundle, backend)
+        answers[backend] = [
+            {p.label: p.probability for p in predictor.predict([f.read_bytes()])[0]} for f in files
+        ]
+    lines = _tlserve("predict", path, "--json", *files).splitlines()
+    answers["tlserve predict"] = [
+        {p["label"]: p["probability"] for p in json.loads(line)["predictions"]} for line in lines
+    ]
+    with running(path) as server, server.client() as client:
+        answers["HTTP"] = [
+            {p["label"]: p["probability"] for p in response.json()["predictions"]}
+            for response in (
+                client.post("/predict", files={"image": (f.name, f.read_bytes())}) for f in files
+            )
+        ]
+
+    tables = {
+        way: np.array([[row[c] for c in classes] for row in rows]) for way, rows in answers.items()
+    }
+    reference = tables["eager"]
+    assert reference.shape == (153, 2)
+    assert (reference.argmax(1) == [s.label for s in samples]).mean() >= ACCURACY
+    for way, table in tables.items():
+        assert (table.argmax(1) == reference.argmax(1)).all(), way
+        assert np.abs(table - reference).max() <= TOLERANCE, way

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings
+from tlserve.errors import UsageError
+
+
+def test_the_environment_carries_every_setting() -> None:
+    settings = Settings(
+        Path("models/a"), "eager", "cuda", max_batch=3, max_queue=4, max_bytes=5, threads=6
+    )
+    assert Settings.from_environment(settings.to_environment()) == settings
+    only_the_bundle = Settings.from_environment({"TLSERVE_BUNDLE": "models/a"})
+    assert only_the_bundle == Settings(Path("models/a"))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("BUNDLE", "", "TLSERVE_BUNDLE is not set"),
+        ("BACKEND", "jax", "Unknown backend 'jax'"),
+        ("DEVICE", "tpu", "Unknown device 'tpu'"),
+        ("MAX_BATCH", "many", "TLSERVE_MAX_BATCH must be a whole number, not 'many'"),
+        ("MAX_QUEUE", "0", "max-queue must be at least 1, not 0"),
+        ("THREADS", "-1", "threads must be at least 0, not -1"),
+    ],
+)
+def test_a_wrong_value_is_explained(variable: str, value: str, message: str) -> None:
+    environment = {"TLSERVE_BUNDLE": "models/a", f"TLSERVE_{variable}": value}
+    with pytest.raises(UsageError, match=message):
+        Settings.from_environment(environment)

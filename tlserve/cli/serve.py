@@ -1,0 +1,54 @@
+"""``tlserve serve``: answer over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from service.launch import Ready
+    from tlserve.runtime.backend import Device
+
+
+def serve(
+    model: Annotated[Path, typer.Argument(help="The model bundle, for example models/<name>.")],
+    backend: Annotated[str, typer.Option(help="onnx, torchscript or eager.")] = "onnx",
+    device: Annotated[
+        str, typer.Option(help="cpu or cuda; what is asked for is what runs.")
+    ] = "cpu",
+    host: Annotated[str, typer.Option(help="Address; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 for a free one.")] = 3000,
+    max_batch: Annotated[int, typer.Option(help="The most images in one batch.")] = 32,
+    max_queue: Annotated[
+        int, typer.Option(help="The most images that wait; further ones get 503.")
+    ] = 256,
+    max_bytes: Annotated[
+        int, typer.Option(help="The largest image file, in bytes; larger ones get 413.")
+    ] = 20 * 2**20,
+) -> None:
+    """Serve a model over HTTP, until Ctrl-C.
+
+    POST /predict takes an image as its body or as the multipart field 'image', and answers with the
+    most probable classes. The documentation of the service is at /.
+    """
+    from service import launch
+    from service.settings import Settings
+
+    settings = Settings(
+        bundle=model,
+        backend=backend,
+        device=cast("Device", device),
+        max_batch=max_batch,
+        max_queue=max_queue,
+        max_bytes=max_bytes,
+    )
+    launch.serve(settings, host, port, on_ready=_announce)
+
+
+def _announce(ready: Ready) -> None:
+    typer.echo(
+        f"{ready.name} {ready.version} is ready on {ready.url} "
+        f"({ready.backend} on {ready.device}) in {ready.seconds:.1f} s"
+    )

@@ -1,0 +1,1 @@
+"""Image folders: which images there are, whether they are whole, and how they are split."""

@@ -1,0 +1,114 @@
+"""From files to batches of tensors, for torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms import v2
+
+from tlserve.bundle.manifest import Preprocessing
+from tlserve.data.folder import Sample
+from tlserve.preprocess import decode, to_tensor
+
+View = tuple[int, int]
+"""The index of an image, and the seed of the augmented view of it that is wanted."""
+
+Batch = tuple[Tensor, Tensor]
+"""Images, float32 [N, 3, height, width], and labels, int64 [N]; of one image, without N."""
+
+_SEED_LIMIT = 2**63 - 1
+
+
+class Augmentation:
+    """Resize, random crop and flip, before the weights' own preprocessing.
+
+    The result is a square as large as the preprocessing's resize target, so that its resize changes
+    nothing and its centre crop and normalisation do the rest.
+    """
+
+    def __init__(self, spec: Preprocessing, *, flip: bool, min_scale: float) -> None:
+        side = spec.resize[0] if len(spec.resize) == 1 else spec.resize
+        steps: list[torch.nn.Module] = [
+            v2.RandomResizedCrop(side, scale=(min_scale, 1.0), antialias=True)
+        ]
+        if flip:
+            steps.append(v2.RandomHorizontalFlip())
+        self._transform = v2.Compose(steps)
+
+    def __call__(self, image: object, seed: int) -> object:
+        """Give the view of an image that a seed stands for, whichever process asks."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self._transform(image)
+
+
+class ImageDataset(Dataset[Batch]):
+    """Labelled images of a folder, preprocessed; augmented where an augmentation is given."""
+
+    def __init__(
+        self,
+        root: Path,
+        samples: Sequence[Sample],
+        spec: Preprocessing,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        self.root = root
+        self.samples = samples
+        self.spec = spec
+        self.augmentation = augmentation
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, view: View) -> Batch:
+        index, seed = view
+        sample = self.samples[index]
+        image = decode((self.root / sample.path).read_bytes(), self.spec)
+        if self.augmentation is not None:
+            image = self.augmentation(image, seed)  # type: ignore[assignment]
+        return torch.from_numpy(to_tensor(image, self.spec)), torch.tensor(sample.label)
+
+
+class ViewBatches(Sampler[list[View]]):
+    """Batches of views: shuffled anew each epoch, and the same for the same seed and epoch.
+
+    A last batch of one image is joined to the one before it: batch normalisation cannot train
+    on one.
+    """
+
+    def __init__(self, count: int, batch_size: int, *, seed: int, shuffle: bool) -> None:
+        self.count = count
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[list[View]]:
+        generator = np.random.default_rng((self.seed, self.epoch))
+        order = generator.permutation(self.count) if self.shuffle else np.arange(self.count)
+        seeds = generator.integers(_SEED_LIMIT, size=self.count)
+        views = [(int(index), int(seeds[index])) for index in order]
+        starts = list(range(0, self.count, self.batch_size))
+        if self.shuffle and len(starts) > 1 and self.count - starts[-1] == 1:
+            starts.pop()
+        for start, stop in zip(starts, [*starts[1:], self.count], strict=True):
+            yield views[start:stop]
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def loader(dataset: ImageDataset, batches: ViewBatches, workers: int) -> DataLoader[Batch]:
+    """Load batches in worker processes, which stay from epoch to epoch."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )

@@ -1,0 +1,1 @@
+"""Transfer learning: from an image folder to a bundle with the best checkpoint."""

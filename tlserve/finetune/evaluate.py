@@ -1,0 +1,53 @@
+"""Measuring a model on the validation set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from tlserve.data.loading import Batch
+from tlserve.finetune.events import Events
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model did on a set of images.
+
+    Attributes:
+        loss: The mean cross-entropy.
+        correct: How many images got their own class.
+        images: How many there were.
+    """
+
+    loss: float
+    correct: int
+    images: int
+
+    @property
+    def accuracy(self) -> float:
+        """The share of images that got their own class."""
+        return self.correct / self.images
+
+
+def evaluate(
+    model: nn.Module, batches: DataLoader[Batch], device: torch.device, events: Events
+) -> Evaluation:
+    """Run a model over the images of a loader, in evaluation mode, float32."""
+    model.eval()
+    logits: list[Tensor] = []
+    labels: list[Tensor] = []
+    with torch.inference_mode():
+        for images, label in batches:
+            logits.append(model(images.to(device, non_blocking=True)).cpu())
+            labels.append(label)
+            events.advance(len(label))
+    scores, truth = torch.cat(logits), torch.cat(labels)
+    return Evaluation(
+        loss=float(functional.cross_entropy(scores.double(), truth)),
+        correct=int((scores.argmax(1) == truth).sum()),
+        images=len(truth),
+    )

@@ -1,0 +1,199 @@
+"""One fine-tuning run: folder in, bundle out."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from pathlib import Path
+
+import numpy
+import PIL
+import torch
+import torchvision
+from torch import nn
+
+import tlserve
+from tlserve.bundle import Bundle, stage
+from tlserve.bundle.files import writing_to
+from tlserve.bundle.manifest import (
+    Dataset,
+    Decoding,
+    Head,
+    Metrics,
+    Preprocessing,
+    Provenance,
+)
+from tlserve.bundle.reading import WEIGHTS
+from tlserve.bundle.staging import check_target
+from tlserve.data.check import CheckedFolder, check_images, fingerprint
+from tlserve.data.folder import scan
+from tlserve.data.loading import Augmentation, ImageDataset, ViewBatches, loader
+from tlserve.data.split import Split, split, write_split
+from tlserve.errors import TlserveError
+from tlserve.finetune.config import FinetuneConfig
+from tlserve.finetune.events import Events
+from tlserve.finetune.golden import write_golden
+from tlserve.finetune.loop import Trained, train
+from tlserve.runtime.backend import available_processors
+from tlserve.runtime.eager import TorchBackend, rebuild
+from tlserve.runtime.torch_device import torch_device
+from tlserve.zoo.architectures import build, check_architecture, head_parameters
+from tlserve.zoo.presets import preset, with_image_size
+from tlserve.zoo.weights import Pretrained, load_backbone, load_pretrained
+
+_MAX_WORKERS = 8
+_SPLIT = "split.json"
+
+
+def finetune(config: FinetuneConfig, events: Events) -> Bundle:
+    """Fine-tune a pretrained architecture on an image folder and write the bundle.
+
+    Args:
+        config: What to do.
+        events: Told what happens.
+
+    Returns:
+        The bundle, in its place.
+
+    Raises:
+        UsageError, DataError, WeightsError, DeviceError, StorageError: What is wrong with the
+            request, in the order in which it can be found out; the target is left as it was.
+    """
+    config = config.resolved()
+    check_architecture(config.arch)
+    target = config.output / config.name
+    check_target(target, overwrite=config.overwrite)
+    device = torch_device(config.device)
+    folder = scan(config.data)
+    pretrained = load_pretrained(config.arch, config.weights)
+    spec = _preprocessing(config, pretrained)
+
+    processors = available_processors()
+    workers = min(processors, _MAX_WORKERS) if config.workers is None else config.workers
+    events.begin("checking images", len(folder.train) + len(folder.val or ()))
+    checked = check_images(
+        folder, spec, strict=config.strict, workers=processors, advance=events.advance
+    )
+    events.end()
+    events.problems(checked.problems)
+    if folder.empty_validation:
+        events.message(
+            f"Not validated, for want of images in val/: {', '.join(folder.empty_validation)}."
+        )
+    parts = split(checked.folder, config.val_fraction, config.seed)
+    events.message(
+        f"{len(parts.train)} images train and {len(parts.val)} validate "
+        f"{len(folder.classes)} classes, on {device.type}."
+    )
+
+    torch.manual_seed(config.seed)
+    model = build(config.arch, len(folder.classes), image_size=spec.crop[0])
+    load_backbone(model, config.arch, pretrained)
+    run = config.runs / config.name
+    with writing_to(run):
+        run.mkdir(parents=True, exist_ok=True)
+    try:
+        trained = _train(model.to(device), config, parts, spec, workers, device, run, events)
+    except torch.OutOfMemoryError as error:
+        raise TlserveError(
+            f"The device ran out of memory with batches of {config.batch_size} images.",
+            hint="Use a smaller --batch-size or --image-size.",
+        ) from error
+    return _write_bundle(target, config, checked, parts, spec, pretrained, trained)
+
+
+def _preprocessing(config: FinetuneConfig, pretrained: Pretrained) -> Preprocessing:
+    decoding = Decoding(jpeg_draft=config.jpeg_draft)
+    spec = preset(config.arch, pretrained.entry, decoding=decoding)
+    return spec if config.image_size is None else with_image_size(spec, config.image_size)
+
+
+def _train(
+    model: nn.Module,
+    config: FinetuneConfig,
+    parts: Split,
+    spec: Preprocessing,
+    workers: int,
+    device: torch.device,
+    run: Path,
+    events: Events,
+) -> Trained:
+    augmentation = Augmentation(spec, flip=config.flip, min_scale=config.min_scale)
+    train_set = ImageDataset(config.data, parts.train, spec, augmentation)
+    val_set = ImageDataset(config.data, parts.val, spec)
+    views = ViewBatches(len(train_set), config.batch_size, seed=config.seed, shuffle=True)
+    val_views = ViewBatches(len(val_set), config.batch_size, seed=config.seed, shuffle=False)
+    return train(
+        model,
+        config,
+        loader(train_set, views, workers),
+        views,
+        loader(val_set, val_views, workers),
+        device,
+        run,
+        events,
+    )
+
+
+def _write_bundle(
+    target: Path,
+    config: FinetuneConfig,
+    checked: CheckedFolder,
+    parts: Split,
+    spec: Preprocessing,
+    pretrained: Pretrained,
+    trained: Trained,
+) -> Bundle:
+    classes = checked.folder.classes
+    fields = {
+        "name": config.name,
+        "architecture": config.arch,
+        "classes": classes,
+        "preprocessing": spec,
+        "head": Head(parameters=head_parameters(config.arch), num_classes=len(classes)),
+        "training": config.record(),
+        "metrics": Metrics(
+            val_accuracy=trained.best.accuracy,
+            val_loss=trained.best.loss,
+            val_correct=trained.best.correct,
+            val_images=trained.best.images,
+            best_epoch=trained.best_epoch,
+            history=trained.history,
+        ),
+        "provenance": Provenance(
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            seed=config.seed,
+            dataset=Dataset(
+                path=str(config.data.resolve()),
+                fingerprint=fingerprint(checked.sha256),
+                train_images=len(parts.train),
+                val_images=len(parts.val),
+                skipped=tuple(problem.path for problem in checked.problems),
+            ),
+            pretrained=pretrained.source,
+            pretrained_sha256=pretrained.sha256,
+            versions=_versions(),
+        ),
+    }
+    with stage(target, overwrite=config.overwrite) as staged:
+        with writing_to(target):
+            staged.fresh(WEIGHTS).write_bytes(trained.checkpoint.read_bytes())
+            staged.add(WEIGHTS, "weights", precision="float32")
+            write_split(staged.fresh(_SPLIT), parts, checked.sha256)
+            staged.add(_SPLIT, "split")
+            # Recorded is the model that the bundle gives back, not the one in memory.
+            best = rebuild(staged.write_manifest(staged.manifest(**fields)))
+            backend = TorchBackend(best, torch.device("cpu"), available_processors())
+            write_golden(staged, config.data, parts.val, spec, backend)
+        return staged.commit(staged.manifest(**fields))
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "tlserve": tlserve.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "pillow": PIL.__version__,
+        "numpy": numpy.__version__,
+    }

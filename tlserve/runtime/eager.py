@@ -1,0 +1,75 @@
+"""The eager torch backend: the model that was trained, rebuilt from the bundle alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from tlserve.bundle import Bundle
+from tlserve.errors import BundleFileError
+from tlserve.runtime.backend import Backend, Device
+from tlserve.runtime.torch_device import torch_device
+from tlserve.zoo.architectures import skeleton
+
+
+class TorchBackend:
+    """A ``torch.nn.Module`` in evaluation mode."""
+
+    name = "eager"
+
+    def __init__(self, model: nn.Module, device: torch.device, threads: int) -> None:
+        self.model = model
+        self.device = device.type
+        self._device = device
+        if device.type == "cpu":
+            torch.set_num_threads(threads)
+
+    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the network; see :class:`tlserve.runtime.backend.Backend`."""
+        with torch.inference_mode():
+            result = self.model(torch.from_numpy(batch).to(self._device))
+        logits: NDArray[np.float32] = result.float().cpu().numpy()
+        return logits
+
+
+def rebuild(bundle: Bundle) -> nn.Module:
+    """Build the architecture with its replaced head and load the best checkpoint.
+
+    Returns:
+        The model on the CPU, float32, in evaluation mode.
+
+    Raises:
+        BundleFileError: The weights do not fit what ``bundle.json`` describes.
+        ChecksumError: The weights were altered.
+    """
+    manifest = bundle.manifest
+    path = bundle.verified("weights")
+    model = skeleton(
+        manifest.architecture,
+        manifest.head.num_classes,
+        image_size=manifest.preprocessing.crop[0],
+    )
+    try:
+        model.load_state_dict(load_file(path), strict=True, assign=True)
+    except (RuntimeError, SafetensorError) as error:
+        raise BundleFileError(
+            f"The weights in {path} do not fit {manifest.architecture} with "
+            f"{manifest.head.num_classes} classes: {' '.join(str(error).split())[:500]}",
+            hint="Make the bundle again.",
+        ) from error
+    return model.eval()
+
+
+def load(bundle: Bundle, device: Device, threads: int) -> Backend:
+    """Rebuild the model for running.
+
+    Raises:
+        BundleError: The bundle is not whole.
+        DeviceError: CUDA was asked for and cannot be used.
+    """
+    target = torch_device(device)
+    return TorchBackend(rebuild(bundle).to(target), target, threads)
