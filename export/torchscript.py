@@ -17,9 +17,10 @@ from tlserve.runtime.torchscript import METADATA
 def write(model: nn.Module, example: torch.Tensor, path: Path, metadata: str) -> dict[str, Scalar]:
     """Trace a model, or script it where tracing is unsound, and save it.
 
-    The tracer runs the model again and compares the graphs. Where they differ between calls (the
-    attention of ``vit_b_16`` takes another path the second time) a trace may have recorded what
-    holds for one call only, so the model is compiled from its source instead.
+    The tracer runs the model again and compares the graphs. Where they differ between calls, a
+    trace may have recorded what holds for one call only, and the model is compiled from its source
+    instead. Gradients are off meanwhile: with them the attention of ``vit_b_16`` takes a path in
+    the first call that it leaves in the second.
 
     Args:
         model: In evaluation mode, on the CPU.

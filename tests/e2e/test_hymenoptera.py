@@ -42,7 +42,7 @@ def bundles(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int,
         _tlserve(
             *("finetune", shared / "data" / "hymenoptera", "--arch", "mobilenet_v2"),
             *("--weights", shared / "weights" / "mobilenet_v2_imagenet.pth"),
-            *("--strategy", "feature-extraction", "--epochs", 6, "--seed", seed),
+            *("--strategy", "feature-extraction", "--epochs", 4, "--seed", seed),
             *("--name", f"seed{seed}", "--output", home / "models", "--runs", home / "runs"),
         )
     return {seed: Bundle.read(home / "models" / f"seed{seed}") for seed in SEEDS}

@@ -6,42 +6,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from export.run import export
 from tests.folders import write_parts
+from tests.networks import stand_in
 from tlserve.bundle import Bundle
 from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.events import Events
 from tlserve.finetune.run import finetune
 from tlserve.runtime import Predictor
-from tlserve.zoo.architectures import ARCHITECTURES, build
+from tlserve.zoo.architectures import ARCHITECTURES
 
 _SIDE = 64
-
-
-def _stand_in_weights(architecture: str, path: Path) -> None:
-    """Random weights whose activations have the size of trained ones.
-
-    Freshly initialised batch normalisations let the signal die out, and a network that says the
-    same of everything cannot prove an export: their statistics come from a few forward passes.
-    """
-    torch.manual_seed(0)
-    model = build(architecture, 1000, image_size=_SIDE)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None
-    with torch.no_grad():
-        for _ in range(3):
-            model(torch.randn(8, 3, _SIDE, _SIDE))
-    torch.save(model.state_dict(), path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_an_architecture_goes_the_whole_way(architecture: str, tmp_path: Path) -> None:
     weights = tmp_path / "weights.pth"
-    _stand_in_weights(architecture, weights)
+    torch.save(stand_in(architecture, 1000, _SIDE).state_dict(), weights)
     config = FinetuneConfig(
         data=write_parts(tmp_path / "data", train=4, val=2),
         name=architecture,

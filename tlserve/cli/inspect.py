@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,17 +40,12 @@ def inspect(
 
 def _show_bundle(bundle: Bundle, as_json: bool) -> None:
     from tlserve.cli.console import out, table
-    from tlserve.zoo.architectures import skeleton
 
     manifest = bundle.manifest
-    network = skeleton(
-        manifest.architecture, len(manifest.classes), image_size=manifest.preprocessing.crop[0]
-    )
-    _freeze_as_trained(network, manifest.architecture, manifest.training.get("strategy"))
+    network = _network_of(bundle)
     if as_json:
-        typer.echo(
-            json.dumps({**manifest.model_dump(mode="json"), "structure": _structure(network)})
-        )
+        structure = None if network is None else _structure(network)
+        typer.echo(json.dumps({**manifest.model_dump(mode="json"), "structure": structure}))
         return
     metrics = manifest.metrics
     facts = [
@@ -58,7 +54,7 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
         ["architecture", manifest.architecture],
         ["classes", f"{len(manifest.classes)}: {', '.join(manifest.classes)}"],
         ["head", ", ".join(manifest.head.parameters)],
-        ["parameters", _parameters(network)],
+        ["parameters", "needs torch" if network is None else _parameters(network)],
         ["pretrained", manifest.provenance.pretrained],
         ["strategy", str(manifest.training.get("strategy"))],
         [
@@ -70,7 +66,8 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
         ["trained", manifest.provenance.created],
     ]
     table("Model", ["", ""], facts)
-    _print_structure(network)
+    if network is not None:
+        _print_structure(network)
     rows = []
     for name, entry in manifest.files.items():
         parity = entry.parity
@@ -85,6 +82,20 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
     table("Files (their hashes were compared)", ["file", "kind", "size", "details", "parity"], rows)
     if not bundle.names("onnx"):
         out.print(f"Not exported yet: tlserve export {bundle.path} --onnx --torchscript")
+
+
+def _network_of(bundle: Bundle) -> nn.Module | None:
+    """Build the bundle's network, without weights; ``None`` where torch is not installed."""
+    if find_spec("torch") is None:
+        return None
+    from tlserve.zoo.architectures import skeleton
+
+    manifest = bundle.manifest
+    network = skeleton(
+        manifest.architecture, len(manifest.classes), image_size=manifest.preprocessing.crop[0]
+    )
+    _freeze_as_trained(network, manifest.architecture, manifest.training.get("strategy"))
+    return network
 
 
 def _show_architecture(name: str, as_json: bool) -> None:

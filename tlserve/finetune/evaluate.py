@@ -12,6 +12,9 @@ from torch.utils.data import DataLoader
 from tlserve.data.loading import Batch
 from tlserve.finetune.events import Events
 
+MEMORY_FORMAT = torch.channels_last
+"""How images lie in memory: convolutions are faster on channels that are neighbours."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -42,7 +45,8 @@ def evaluate(
     labels: list[Tensor] = []
     with torch.inference_mode():
         for images, label in batches:
-            logits.append(model(images.to(device, non_blocking=True)).cpu())
+            images = images.to(device, non_blocking=True, memory_format=MEMORY_FORMAT)
+            logits.append(model(images).cpu())
             labels.append(label)
             events.advance(len(label))
     scores, truth = torch.cat(logits), torch.cat(labels)

@@ -21,7 +21,7 @@ from tlserve.bundle.manifest import Epoch
 from tlserve.data.loading import Batch, ViewBatches
 from tlserve.errors import TlserveError
 from tlserve.finetune.config import FinetuneConfig
-from tlserve.finetune.evaluate import Evaluation, evaluate
+from tlserve.finetune.evaluate import MEMORY_FORMAT, Evaluation, evaluate
 from tlserve.finetune.events import Events
 from tlserve.finetune.strategies import freeze, train_mode
 
@@ -61,7 +61,7 @@ def train(
     Best is the epoch with the highest validation accuracy; at the same accuracy, the lowest loss.
 
     Args:
-        model: On ``device``.
+        model: On ``device``, in :data:`MEMORY_FORMAT`.
         config: Resolved settings.
         train_batches: Augmented images; ``views`` is its sampler.
         views: Told the epoch, so that each has views of its own.
@@ -141,7 +141,7 @@ def _train_epoch(
     total = torch.zeros((), device=device)
     count = 0
     for images, labels in batches:
-        images = images.to(device, non_blocking=True)
+        images = images.to(device, non_blocking=True, memory_format=MEMORY_FORMAT)
         labels = labels.to(device, non_blocking=True)
         loss = functional.cross_entropy(model(images), labels)
         optimizer.zero_grad(set_to_none=True)

@@ -31,6 +31,7 @@ from tlserve.data.loading import Augmentation, ImageDataset, ViewBatches, loader
 from tlserve.data.split import Split, split, write_split
 from tlserve.errors import TlserveError
 from tlserve.finetune.config import FinetuneConfig
+from tlserve.finetune.evaluate import MEMORY_FORMAT
 from tlserve.finetune.events import Events
 from tlserve.finetune.golden import write_golden
 from tlserve.finetune.loop import Trained, train
@@ -93,7 +94,8 @@ def finetune(config: FinetuneConfig, events: Events) -> Bundle:
     with writing_to(run):
         run.mkdir(parents=True, exist_ok=True)
     try:
-        trained = _train(model.to(device), config, parts, spec, workers, device, run, events)
+        model = model.to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
+        trained = _train(model, config, parts, spec, workers, device, run, events)
     except torch.OutOfMemoryError as error:
         raise TlserveError(
             f"The device ran out of memory with batches of {config.batch_size} images.",

@@ -1,0 +1,30 @@
+"""Networks for tests."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from tlserve.zoo.architectures import build
+
+
+def stand_in(architecture: str, num_classes: int, side: int) -> nn.Module:
+    """Build a network with random weights whose activations have the size of trained ones.
+
+    Freshly initialised batch normalisations let the signal die out, and a network that says the
+    same of everything cannot prove an export: their statistics come from a few forward passes.
+    """
+    torch.manual_seed(0)
+    model = build(architecture, num_classes, image_size=side).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+            module.train()
+    with torch.no_grad():
+        for _ in range(3):
+            # Flat colours, smooth shapes and noise: what photographs and drawings are made of.
+            flat, noise = torch.randn(32, 3, 1, 1), torch.randn(32, 3, side, side)
+            smooth = functional.interpolate(torch.randn(32, 3, 4, 4), (side, side), mode="bicubic")
+            model(flat + smooth + noise * torch.rand(32, 1, 1, 1))
+    return model.eval()
