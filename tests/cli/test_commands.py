@@ -203,13 +203,18 @@ def test_an_interrupted_run_leaves_no_half_bundle(tmp_path: Path, number: signal
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     best = tmp_path / "runs" / "flat" / "best.safetensors"
     deadline = time.monotonic() + 120
     while not best.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert best.exists()
-    process.send_signal(number)
+    if number == signal.SIGINT:
+        # As a terminal does for Ctrl-C: to the processes that load images too.
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
