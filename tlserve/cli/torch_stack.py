@@ -18,6 +18,6 @@ def require_torch() -> None:
     missing = [name for name in _MODULES if find_spec(name) is None]
     if missing:
         raise MissingDependencyError(
-            f"This command needs {', '.join(missing)}, which is not installed.",
+            f"This command needs libraries that are not installed: {', '.join(missing)}.",
             hint="Install the extra: pip install 'tlserve[train]'",
         )

@@ -38,6 +38,12 @@ def verify(
             "max_abs_diff": golden.max_abs_diff,
             "tolerance": golden.tolerance,
         }
+    if not any(r["result"] == "pass" for r in results.values()):
+        raise MissingDependencyError(
+            f"The hashes are right, but no backend can run to compare the answers: "
+            f"{'; '.join(str(r['remark']) for r in results.values())}",
+            hint="Install one: pip install 'tlserve[cpu]'",
+        )
     manifest = bundle.manifest
     if as_json:
         report = {

@@ -1,0 +1,80 @@
+"""The commands where torch is absent, as on a machine that serves, or no runtime is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_ABSENT = """
+import importlib.machinery
+import os
+
+_find = importlib.machinery.PathFinder.find_spec
+_absent = set(os.environ["ABSENT"].split(","))
+
+
+def _find_spec(name, path=None, target=None):
+    return None if name.partition(".")[0] in _absent else _find(name, path, target)
+
+
+importlib.machinery.PathFinder.find_spec = _find_spec
+"""
+
+TORCH = "torch,torchvision,safetensors,onnx,onnxscript"
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """An environment whose Python does not find the modules that ``ABSENT`` lists."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(_ABSENT)
+    return {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "ABSENT": TORCH}
+
+
+def _tlserve(environment: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tlserve", *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_predict_verify_and_inspect_need_no_torch(
+    environment: dict[str, str], exported: Path, colours: Path
+) -> None:
+    answer = _tlserve(environment, "predict", exported, colours / "val" / "red", "--json")
+    assert answer.returncode == 0, answer.stderr
+    assert len(answer.stdout.splitlines()) == 4
+    report = _tlserve(environment, "verify", exported, "--json")
+    results = {k: r["result"] for k, r in json.loads(report.stdout)["backends"].items()}
+    assert results == {"eager": "not run", "torchscript": "not run", "onnx": "pass"}
+    shown = _tlserve(environment, "inspect", exported, "--json")
+    assert json.loads(shown.stdout)["structure"] is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("finetune", "data"), ("export", "model", "--onnx"), ("inspect", "resnet18")],
+)
+def test_what_needs_torch_says_so(environment: dict[str, str], arguments: tuple[str, ...]) -> None:
+    result = _tlserve(environment, *arguments)
+    assert result.returncode == 1
+    assert "not installed: torch, torchvision" in result.stderr
+    assert "tlserve[train]" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_verify_does_not_pass_where_nothing_can_run(
+    environment: dict[str, str], exported: Path
+) -> None:
+    result = _tlserve(environment | {"ABSENT": f"{TORCH},onnxruntime"}, "verify", exported)
+    assert result.returncode == 1
+    assert "no backend can run" in result.stderr
