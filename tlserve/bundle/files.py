@@ -36,10 +36,8 @@ def writing_to(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             hint = "Free some space, or write to another disk with --output."
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            hint = "Choose a folder that you may write to with --output."
         else:
-            hint = ""
+            hint = "Choose a folder that you may write to with --output."
         reason = error.strerror or str(error)
         raise StorageError(f"Cannot write to {path}: {reason}.", hint=hint) from error
 

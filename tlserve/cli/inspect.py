@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tlserve.errors import BundleNotFoundError
+from tlserve.errors import BundleNotFoundError, UsageError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -106,7 +106,12 @@ def _show_architecture(name: str, as_json: bool) -> None:
     from tlserve.zoo.architectures import check_architecture, head_parameters, skeleton
     from tlserve.zoo.presets import preset, weights_entry
 
-    check_architecture(name)
+    try:
+        check_architecture(name)
+    except UsageError as error:
+        raise UsageError(
+            f"{name!r} is neither a bundle's folder nor an architecture.", hint=error.hint
+        ) from error
     network = skeleton(name, len(weights_entry(name).meta["categories"]))
     spec = preset(name)
     head = head_parameters(name)

@@ -62,7 +62,8 @@ def scan(root: Path) -> Folder:
     """
     if not root.is_dir():
         raise DataError(
-            f"There is no folder {root}.", hint="Give a folder with one folder of images a class."
+            f"{root} is a file, not a folder." if root.exists() else f"There is no folder {root}.",
+            hint="Give a folder with one folder of images a class.",
         )
     val_root = next((root / name for name in _VALIDATION if (root / name).is_dir()), None)
     train_root = root / _TRAIN

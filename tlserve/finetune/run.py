@@ -65,6 +65,11 @@ def finetune(config: FinetuneConfig, events: Events) -> Bundle:
     target = config.output / config.name
     check_target(target, overwrite=config.overwrite)
     device = torch_device(config.device)
+    run = config.runs / config.name
+    # Before the work: a place that cannot be written to would be found out at its end.
+    for place in (config.output, run):
+        with writing_to(place):
+            place.mkdir(parents=True, exist_ok=True)
     folder = scan(config.data)
     pretrained = load_pretrained(config.arch, config.weights)
     spec = _preprocessing(config, pretrained)
@@ -90,9 +95,6 @@ def finetune(config: FinetuneConfig, events: Events) -> Bundle:
     torch.manual_seed(config.seed)
     model = build(config.arch, len(folder.classes), image_size=spec.crop[0])
     load_backbone(model, config.arch, pretrained)
-    run = config.runs / config.name
-    with writing_to(run):
-        run.mkdir(parents=True, exist_ok=True)
     try:
         model = model.to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
         trained = _train(model, config, parts, spec, workers, device, run, events)

@@ -98,7 +98,9 @@ def load_backbone(model: nn.Module, architecture: str, pretrained: Pretrained) -
 def _read_file(path: Path) -> tuple[str, dict[str, Tensor]]:
     if not path.is_file():
         raise UsageError(
-            f"The weights file {path} does not exist.",
+            f"{path} is a folder, not a file of weights."
+            if path.is_dir()
+            else f"The weights file {path} does not exist.",
             hint="--weights takes DEFAULT, the name of a torchvision entry, a file, or none.",
         )
     try:
