@@ -186,7 +186,7 @@ def test_an_existing_bundle_is_refused_before_any_work(
         ({"data": Path("nowhere")}, DataError, "There is no folder nowhere"),
         ({"weights": "IMAGENET1K_V9"}, UsageError, "no weights named 'IMAGENET1K_V9'"),
         ({"weights": "no/such/file.pth"}, UsageError, "does not exist"),
-        ({"weights": "/tmp"}, UsageError, "/tmp is a folder, not a file of weights"),
+        ({"weights": "tests/cli"}, UsageError, "tests/cli is a folder, not a file of weights"),
         ({"data": Path(__file__)}, DataError, "is a file, not a folder"),
         ({"output": Path(__file__) / "models"}, StorageError, "Cannot write to .*models"),
         ({"runs": Path(__file__)}, StorageError, "Cannot write to .*try"),

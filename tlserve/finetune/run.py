@@ -66,13 +66,13 @@ def finetune(config: FinetuneConfig, events: Events) -> Bundle:
     check_target(target, overwrite=config.overwrite)
     device = torch_device(config.device)
     run = config.runs / config.name
+    folder = scan(config.data)
+    pretrained = load_pretrained(config.arch, config.weights)
+    spec = _preprocessing(config, pretrained)
     # Before the work: a place that cannot be written to would be found out at its end.
     for place in (config.output, run):
         with writing_to(place):
             place.mkdir(parents=True, exist_ok=True)
-    folder = scan(config.data)
-    pretrained = load_pretrained(config.arch, config.weights)
-    spec = _preprocessing(config, pretrained)
 
     processors = available_processors()
     workers = min(processors, _MAX_WORKERS) if config.workers is None else config.workers
