@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from tests.service.server import running
-from tlserve.zoo.architectures import ARCHITECTURES
 
 
 def test_the_python_block_gets_an_answer(
@@ -29,8 +28,3 @@ def test_the_python_block_gets_an_answer(
     label, probability = output.getvalue().split()
     assert label in ("blue", "green", "red")
     assert 0 < float(probability) <= 1
-
-
-def test_the_architectures_are_those_that_are_offered(repository: Path) -> None:
-    readme = (repository / "README.md").read_text("utf-8")
-    assert f"Architectures today: {', '.join(ARCHITECTURES)}." in readme

@@ -15,13 +15,21 @@ from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.events import Events
 from tlserve.finetune.run import finetune
 from tlserve.runtime import Predictor
-from tlserve.zoo.architectures import ARCHITECTURES
 
+ONE_OF_EACH_KIND = [
+    "efficientnet_b0",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "resnet18",
+    "resnet50",
+    "vgg16",
+    "vit_b_16",
+]
 _SIDE = 64
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ONE_OF_EACH_KIND)
 def test_an_architecture_goes_the_whole_way(architecture: str, tmp_path: Path) -> None:
     weights = tmp_path / "weights.pth"
     torch.save(stand_in(architecture, 1000, _SIDE).state_dict(), weights)

@@ -2,33 +2,51 @@
 
 There is no table of heads. Torchvision's own builders take ``num_classes``, so the head is, by
 definition, what changes its shape when the number of classes changes; this holds for ``fc``,
-``classifier[-1]``, ``heads.head`` and whatever a later architecture calls it.
+``classifier[-1]``, ``heads.head``, a convolution, auxiliary heads, and whatever a later
+architecture calls it.
 """
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
+import torchvision
 from torch import nn
-from torchvision.models import get_model
+from torch.overrides import TorchFunctionMode
+from torchvision.models import get_model, list_models
 
 from tlserve.errors import UsageError
 
-ARCHITECTURES = (
-    "efficientnet_b0",
-    "mobilenet_v2",
-    "mobilenet_v3_small",
-    "resnet18",
-    "resnet50",
-    "vgg16",
-    "vit_b_16",
-)
-"""The architectures that the tests take through every stage."""
+_OPTIONS: dict[str, dict[str, Any]] = {
+    # Their weights were trained on inputs that these networks scale by themselves; without an
+    # explicit init_weights they warn of a default to come.
+    "googlenet": {"transform_input": True, "init_weights": True},
+    "inception_v3": {"transform_input": True, "init_weights": True},
+}
+"""Options of torchvision's builders that an architecture needs."""
 
-_INPUT_SIZED = ("vit_",)
-"""Families whose parameters depend on the input size, so that the builder must be told it."""
+_SIZED: dict[str, Callable[[int], dict[str, Any]]] = {
+    "vit_": lambda side: {"image_size": side},
+    "maxvit_": lambda side: {"input_size": (side, side)},
+}
+"""Families that must be told the input's size, by the prefix of their names."""
+
+_AUXILIARY_WEIGHT = {"googlenet": 0.3, "inception_v3": 0.4}
+"""The weight of the loss of each auxiliary head beside that of the head.
+
+GoogLeNet: Szegedy et al. 2015, https://arxiv.org/abs/1409.4842. Inception v3: as in PyTorch's
+fine-tuning tutorial; the paper (https://arxiv.org/abs/1512.00567) gives no number.
+"""
+
+
+@lru_cache(maxsize=1)
+def architectures() -> tuple[str, ...]:
+    """Name the classifiers of the installed torchvision."""
+    return tuple(list_models(module=torchvision.models))
 
 
 def check_architecture(name: str) -> None:
@@ -37,12 +55,15 @@ def check_architecture(name: str) -> None:
     Raises:
         UsageError: It is not; the nearest names are suggested.
     """
-    if name in ARCHITECTURES:
+    if name in architectures():
         return
-    near = difflib.get_close_matches(name.lower().replace("-", "_"), ARCHITECTURES, n=3, cutoff=0.5)
+    wanted = name.lower().replace("-", "_")
+    near = [known for known in architectures() if wanted and known.startswith(wanted)][:3]
+    near = near or difflib.get_close_matches(wanted, architectures(), n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
     raise UsageError(
-        f"Unknown architecture {name!r}.", hint=f"{hint}Known: {', '.join(ARCHITECTURES)}."
+        f"Unknown architecture {name!r}.",
+        hint=f"{hint}`tlserve inspect` lists all {len(architectures())}.",
     )
 
 
@@ -50,33 +71,77 @@ def build(name: str, num_classes: int, *, image_size: int | None = None) -> nn.M
     """Build an architecture with random weights and a head of ``num_classes`` outputs.
 
     Args:
-        name: One of :data:`ARCHITECTURES`.
+        name: One of :func:`architectures`.
         num_classes: The number of outputs.
         image_size: The side of the square input in pixels; matters to architectures with a position
-            embedding only, and defaults to the one that their weights were trained at.
+            embedding only, and defaults to the one that they were published with.
 
     Returns:
         The module, in training mode, float32; its ``state_dict`` has torchvision's own keys.
     """
     check_architecture(name)
-    options = {}
-    if image_size is not None and name.startswith(_INPUT_SIZED):
-        options["image_size"] = image_size
+    options = dict(_OPTIONS.get(name, {}))
+    if image_size is not None:
+        for prefix, sized in _SIZED.items():
+            if name.startswith(prefix):
+                options |= sized(image_size)
     model: nn.Module = get_model(name, weights=None, num_classes=num_classes, **options)
     return model
 
 
 def skeleton(name: str, num_classes: int, *, image_size: int | None = None) -> nn.Module:
-    """Build an architecture without memory for its parameters (on the meta device): shapes only."""
-    with torch.device("meta"):
+    """Build an architecture without memory for its parameters: shapes only."""
+    with _NoMemory():
         return build(name, num_classes, image_size=image_size)
 
 
-@lru_cache(maxsize=16)
+class _NoMemory(TorchFunctionMode):
+    """Put what a module allocates for its parameters on the meta device.
+
+    Unlike ``torch.device("meta")`` it leaves arithmetic alone: RegNet computes its widths with
+    tensors, and Swin's tables of positions are constants that hold values.
+    """
+
+    _ALLOCATE = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.randn})
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        elsewhere = {"device": "meta"} if func in self._ALLOCATE else {}
+        return func(*args, **((kwargs or {}) | elsewhere))
+
+
+@lru_cache(maxsize=128)
 def head_parameters(name: str) -> tuple[str, ...]:
     """Name the parameters of the head: those whose shape depends on the number of classes."""
     few, more = skeleton(name, 2).state_dict(), skeleton(name, 3).state_dict()
     return tuple(key for key in few if few[key].shape != more[key].shape)
+
+
+def check_input_size(name: str, side: int) -> None:
+    """See that a network can be trained on square images of ``side`` pixels.
+
+    Raises:
+        UsageError: Its layers do not fit such an input.
+    """
+    try:
+        model = skeleton(name, 2, image_size=side).to("meta").train()
+        model(torch.empty(2, 3, side, side, device="meta"))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(
+            f"{name} does not take images of {side} x {side} pixels: {reason}",
+            hint="Leave --image-size out: the size that the weights were trained at always fits.",
+        ) from error
+
+
+def auxiliary_weight(name: str) -> float:
+    """Give the weight of an auxiliary head's loss in training."""
+    return _AUXILIARY_WEIGHT.get(name, 0.0)
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

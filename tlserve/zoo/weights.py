@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import math
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torchvision.models.vision_transformer import interpolate_embeddings
 
 from tlserve.bundle.files import sha256_of
 from tlserve.errors import UsageError, WeightsError
 from tlserve.zoo.architectures import head_parameters
+from tlserve.zoo.blocks import ordered_blocks
 from tlserve.zoo.presets import weights_entry
 
 _FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
@@ -67,11 +71,19 @@ def load_backbone(model: nn.Module, architecture: str, pretrained: Pretrained) -
     """
     if pretrained.state is None:
         return
-    head = set(head_parameters(architecture))
+    head = head_parameters(architecture)
     wanted = {k: v for k, v in model.state_dict().items() if k not in head}
     given = {k: v for k, v in pretrained.state.items() if k not in head}
+    _fit_position_embedding(given, wanted, architecture)
     # Checkpoints from before PyTorch 0.4.1 have no such counter, and evaluation does not read it.
-    missing = [k for k in wanted if k not in given and not k.endswith("num_batches_tracked")]
+    # Auxiliary heads are dropped by who saves a network for evaluation only.
+    optional = ("num_batches_tracked",)
+    auxiliary = tuple(f"{m}." for m in ordered_blocks(model, head)[-1].modules)
+    missing = [
+        k
+        for k in wanted
+        if k not in given and not k.endswith(optional) and not k.startswith(auxiliary)
+    ]
     unexpected = [k for k in given if k not in wanted]
     reshaped = [
         f"{k} {tuple(given[k].shape)} instead of {tuple(wanted[k].shape)}"
@@ -93,6 +105,22 @@ def load_backbone(model: nn.Module, architecture: str, pretrained: Pretrained) -
             hint="Is --arch the architecture that they were made for?",
         )
     model.load_state_dict(given, strict=False)
+
+
+def _fit_position_embedding(
+    given: dict[str, Tensor], wanted: dict[str, Tensor], architecture: str
+) -> None:
+    """Resample a vision transformer's position embedding, in place, for another input size.
+
+    As in Dosovitskiy et al. 2021, section 3.2 (https://arxiv.org/abs/2010.11929).
+    """
+    key = "encoder.pos_embedding"
+    if not architecture.startswith("vit_") or key not in given:
+        return
+    patch = wanted["conv_proj.weight"].shape[-1]
+    if given[key].dim() == 3 and given[key].shape != wanted[key].shape:
+        side = math.isqrt(wanted[key].shape[1] - 1) * patch
+        given[key] = interpolate_embeddings(side, patch, OrderedDict({key: given[key]}))[key]
 
 
 def _read_file(path: Path) -> tuple[str, dict[str, Tensor]]:
