@@ -13,6 +13,15 @@ from tests.folders import write_parts
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes too long for every run, unless it is asked for."""
+    if "giant" in config.getoption("markexpr"):
+        return
+    giants = [item for item in items if item.get_closest_marker("giant")]
+    config.hook.pytest_deselected(items=giants)
+    items[:] = [item for item in items if not item.get_closest_marker("giant")]
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the repository."""

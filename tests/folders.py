@@ -38,3 +38,9 @@ def write_parts(root: Path, train: int = 8, val: int = 4) -> Path:
         write_class(root / "train", name, train)
         write_class(root / "val", name, val, first=100)
     return root
+
+
+def mislabel(root: Path, name: str, as_name: str) -> None:
+    """Replace the validation pictures of a class by pictures of another one."""
+    for path in (root / "val" / name).iterdir():
+        picture(COLOURS[as_name], len(path.name)).save(path)

@@ -36,3 +36,27 @@ def stand_in(architecture: str, num_classes: int, side: int) -> nn.Module:
             smooth = functional.interpolate(torch.randn(32, 3, 4, 4), (side, side), mode="bicubic")
             model(flat + smooth + noise * torch.rand(32, 1, 1, 1))
     return model.eval()
+
+
+def filled(architecture: str, num_classes: int, side: int) -> nn.Module:
+    """Build a network whose parameters are cheap to make and let a gradient through.
+
+    The initial values of some architectures take longer than everything else in a test, and a head
+    of zeros, as vision transformers begin with, gives the layers below no gradient.
+    """
+    model = skeleton(architecture, num_classes, image_size=side)
+    noise = torch.randn(2**20, generator=torch.Generator().manual_seed(0))
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            value = torch.ones(parameter.shape)
+            if parameter.dim() > 1 or "norm" not in type(module).__name__.lower():
+                fan = parameter[0].numel() if parameter.dim() > 1 else 100
+                count = parameter.numel()
+                repeated = noise.repeat(1 + count // len(noise))[:count]
+                value = (repeated * fan**-0.5).reshape(parameter.shape)
+            module.register_parameter(name, nn.Parameter(value))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if buffer.is_meta:
+                start = torch.zeros if "mean" in name else torch.ones
+                module.register_buffer(name, start(buffer.shape))
+    return model

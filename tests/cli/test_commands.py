@@ -104,17 +104,35 @@ def test_the_backends_agree_on_the_command_line(exported: Path, colours: Path) -
 
 def test_inspect_shows_a_bundle_and_an_architecture(exported: Path) -> None:
     shown = tlserve("inspect", exported).stdout
-    for text in ("colours", "fc.weight", "11,178,051 in all", "model.onnx", "pass, max |Δlogit|"):
+    for text in (
+        "colours",
+        "fc.weight",
+        "11,178,051 in all, 11,178,051 trained",
+        "model.onnx",
+        "pass, max |Δlogit|",
+    ):
         assert text in shown
     content = json.loads(tlserve("inspect", exported, "--json").stdout)
     assert content["classes"] == ["blue", "green", "red"]
     architecture = tlserve("inspect", "vgg16").stdout
-    for text in ("classifier.6.weight", "138,357,544 in all, 4,097,000 trainable", "256 px (short"):
+    for text in ("classifier.6.weight", "138,357,544", "4,097,000", "256 px (short", "features.24"):
         assert text in architecture
-    assert json.loads(tlserve("inspect", "resnet50", "--json").stdout)["head"] == [
-        "fc.weight",
-        "fc.bias",
-    ]
+    content = json.loads(tlserve("inspect", "resnet50", "--json").stdout)
+    assert content["head"] == ["fc.weight", "fc.bias"]
+    blocks = {block["block"]: block for block in content["blocks"]}
+    assert list(blocks) == ["stem", "layer1", "layer2", "layer3", "layer4", "head"]
+    assert sum(block["parameters"] for block in blocks.values()) == content["parameters"]
+    strategies = blocks["layer4"]["strategies"]
+    assert strategies["feature-extraction"]["from_epoch"] == 0
+    assert strategies["discriminative"] == {"lr": 1e-4, "from_epoch": 1}
+    assert strategies["gradual"]["from_epoch"] > 1
+
+
+def test_inspect_without_a_name_lists_the_architectures() -> None:
+    listed = tlserve("inspect").stdout
+    assert "The 80 architectures of torchvision" in listed
+    assert {"alexnet", "regnet_y_128gf", "wide_resnet50_2"} <= set(listed.split())
+    assert len(json.loads(tlserve("inspect", "--json").stdout)) >= 80
 
 
 def test_verify_passes_a_whole_bundle_and_names_what_is_wrong(
@@ -147,6 +165,11 @@ def test_verify_passes_a_whole_bundle_and_names_what_is_wrong(
         (1, ["serve", "nowhere"], "no model bundle"),
         (1, ["finetune", "nowhere"], "There is no folder nowhere"),
         (2, ["finetune", ".", "--arch", "resnet-18x"], "Did you mean resnet18"),
+        (2, ["finetune", ".", "--lr", "fast"], "--lr fast: "),
+        (2, ["finetune", ".", "--epochs", "0"], "--epochs 0: it must be at least 1"),
+        (2, ["finetune", ".", "--config", "x.toml"], "x.toml cannot be read"),
+        (2, ["finetune", ".", "--unfreeze", "2"], "--unfreeze is for --strategy partial"),
+        (2, ["finetune", ".", "--image-size", "40", "--arch", "alexnet"], "does not take images"),
     ],
 )
 def test_a_mistake_gets_a_message(code: int, arguments: list[str], message: str) -> None:

@@ -57,7 +57,7 @@ def test_predict_verify_and_inspect_need_no_torch(
     results = {k: r["result"] for k, r in json.loads(report.stdout)["backends"].items()}
     assert results == {"eager": "not run", "torchscript": "not run", "onnx": "pass"}
     shown = _tlserve(environment, "inspect", exported, "--json")
-    assert json.loads(shown.stdout)["structure"] is None
+    assert json.loads(shown.stdout)["blocks"] is None
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,23 @@ class Metrics(_Record):
     val_correct: int
     val_images: int
     best_epoch: int
+    """From 1; 0: what the epochs began with, a linear probe."""
     history: tuple[Epoch, ...] = ()
+    seconds: float = 0.0
+    """How long the training took, the validations included."""
+    trainable_parameters: int = 0
+    optimizer_bytes: int = 0
+    """What the optimiser kept beside the parameters."""
+
+
+class Selection(_Record):
+    """What ``--strategy auto`` chose, and why."""
+
+    strategy: str
+    reason: str
+    lr: float | None = None
+    probe_accuracy: float | None = None
+    probe_seconds: float | None = None
 
 
 class Dataset(_Record):
@@ -163,6 +179,8 @@ class Manifest(_Record):
     head: Head
     calibration: Calibration = Calibration()
     training: dict[str, Scalar]
+    """The resolved settings; `tlserve finetune --config bundle.json` trains with them again."""
+    selection: Selection | None = None
     metrics: Metrics
     provenance: Provenance
     files: dict[str, FileEntry]

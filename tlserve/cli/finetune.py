@@ -3,77 +3,256 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from tlserve.bundle import Bundle
 
+_STRATEGY = "Strategy"
+_OPTIMISATION = "Optimisation"
+_IMAGES = "Images"
+_PLACE = "Where and on what"
+
 
 def finetune(
+    context: typer.Context,
     data: Annotated[
         Path,
         typer.Argument(help="Images: DATA/<class>/*, or DATA/train/<class>/* and DATA/val/…"),
     ],
-    arch: Annotated[str, typer.Option(help="The torchvision architecture.")] = "resnet18",
+    arch: Annotated[
+        str, typer.Option(help="The architecture; `tlserve inspect` lists them.")
+    ] = "resnet18",
     weights: Annotated[
         str,
         typer.Option(
             help="DEFAULT, a torchvision weights name, a file (.pth, .safetensors), or none."
         ),
     ] = "DEFAULT",
+    name: Annotated[
+        str | None, typer.Option(help="The bundle's name.", show_default="<data>-<arch>")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file of these settings (.toml, .yaml, .json), or a bundle, to train as it was "
+            "trained. Options given beside it win."
+        ),
+    ] = None,
     strategy: Annotated[
-        Literal["feature-extraction", "full"],
-        typer.Option(help="What is trained: the head, or all."),
+        Literal["feature-extraction", "partial", "discriminative", "full", "gradual", "auto"],
+        typer.Option(
+            help="What is trained: the head; the last blocks; all, slower with depth; all; all, "
+            "unfrozen from the top; or what a linear probe says.",
+            rich_help_panel=_STRATEGY,
+        ),
     ] = "feature-extraction",
-    epochs: Annotated[int, typer.Option(help="At most so many.")] = 20,
-    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 32,
-    lr: Annotated[
+    unfreeze: Annotated[
+        int | None,
+        typer.Option(
+            help="partial: train so many of the last blocks, the head included.",
+            show_default="a third",
+            rich_help_panel=_STRATEGY,
+        ),
+    ] = None,
+    freeze: Annotated[
+        int | None,
+        typer.Option(
+            help="partial: do not train so many of the first blocks.", rich_help_panel=_STRATEGY
+        ),
+    ] = None,
+    layer_decay: Annotated[
         float | None,
-        typer.Option(help="Learning rate.", show_default="1e-3 for the head, 1e-4 full"),
+        typer.Option(
+            help="Each block's learning rate as a share of the one above it.",
+            show_default="the strategy's",
+            rich_help_panel=_STRATEGY,
+        ),
+    ] = None,
+    budget: Annotated[
+        float,
+        typer.Option(
+            help="auto: fine-tune only if it will take at most so many minutes.",
+            rich_help_panel=_STRATEGY,
+        ),
+    ] = 60.0,
+    epochs: Annotated[
+        int, typer.Option(help="At most so many.", rich_help_panel=_OPTIMISATION)
+    ] = 20,
+    batch_size: Annotated[
+        int, typer.Option(help="Images a step.", rich_help_panel=_OPTIMISATION)
+    ] = 32,
+    lr: Annotated[
+        str | None,
+        typer.Option(
+            help="The head's learning rate, or find: by a range test.",
+            show_default="the strategy's",
+            rich_help_panel=_OPTIMISATION,
+        ),
+    ] = None,
+    optimizer: Annotated[
+        Literal["sgd", "adam", "adamw"] | None,
+        typer.Option(
+            help="The optimiser.",
+            show_default="adam for the head, adamw",
+            rich_help_panel=_OPTIMISATION,
+        ),
+    ] = None,
+    weight_decay: Annotated[
+        float | None,
+        typer.Option(
+            help="Not of biases and normalisation.",
+            show_default="adamw 1e-2, sgd 1e-4, adam 0",
+            rich_help_panel=_OPTIMISATION,
+        ),
+    ] = None,
+    momentum: Annotated[float, typer.Option(help="SGD's.", rich_help_panel=_OPTIMISATION)] = 0.9,
+    schedule: Annotated[
+        Literal["plateau", "cosine", "step", "constant"] | None,
+        typer.Option(
+            help="How the learning rates change.",
+            show_default="plateau for the head, cosine",
+            rich_help_panel=_OPTIMISATION,
+        ),
+    ] = None,
+    warmup: Annotated[
+        float | None,
+        typer.Option(
+            help="Epochs in which the rates rise.",
+            show_default="a tenth, at most 1, of cosine",
+            rich_help_panel=_OPTIMISATION,
+        ),
     ] = None,
     patience: Annotated[
-        int, typer.Option(help="Stop after so many epochs without a better one.")
-    ] = 6,
+        int | None,
+        typer.Option(
+            help="Stop after so many epochs without a better one; 0: never.",
+            show_default="6 with plateau, else 0",
+            rich_help_panel=_OPTIMISATION,
+        ),
+    ] = None,
+    clip_grad: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest norm of the gradient; 0: any.",
+            show_default="0",
+            rich_help_panel=_OPTIMISATION,
+        ),
+    ] = None,
+    ema: Annotated[
+        float | None,
+        typer.Option(
+            help="Decay of a moving average of the weights, which is then kept; 0: none.",
+            show_default="0",
+            rich_help_panel=_OPTIMISATION,
+        ),
+    ] = None,
+    precision: Annotated[
+        Literal["auto", "float32", "bf16", "fp16"],
+        typer.Option(
+            help="Of training; auto: bf16 on a GPU that has it.", rich_help_panel=_OPTIMISATION
+        ),
+    ] = "auto",
+    label_smoothing: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the target that is spread over all classes.",
+            show_default="0 for the head, 0.1",
+            rich_help_panel=_OPTIMISATION,
+        ),
+    ] = None,
+    balance: Annotated[
+        Literal["none", "class-weights", "sampler"],
+        typer.Option(
+            help="Against classes of different sizes: weigh the loss, or draw rare ones more "
+            "often.",
+            rich_help_panel=_OPTIMISATION,
+        ),
+    ] = "none",
     image_size: Annotated[
         int | None,
-        typer.Option(help="Side of the input in pixels.", show_default="the weights' own"),
+        typer.Option(
+            help="Side of the input in pixels.",
+            show_default="the weights' own",
+            rich_help_panel=_IMAGES,
+        ),
     ] = None,
-    flip: Annotated[bool, typer.Option(help="Mirror images at random in training.")] = True,
+    flip: Annotated[
+        bool, typer.Option(help="Mirror images at random in training.", rich_help_panel=_IMAGES)
+    ] = True,
     min_scale: Annotated[
-        float, typer.Option(help="Smallest share of an image's area that a random crop keeps.")
+        float,
+        typer.Option(
+            help="Smallest share of an image's area that a random crop keeps.",
+            rich_help_panel=_IMAGES,
+        ),
     ] = 0.35,
+    auto_augment: Annotated[
+        Literal["none", "randaugment", "trivialaugment"],
+        typer.Option(help="A policy of more augmentations.", rich_help_panel=_IMAGES),
+    ] = "none",
+    mixup: Annotated[
+        float, typer.Option(help="Mixup's alpha; 0: none.", rich_help_panel=_IMAGES)
+    ] = 0.0,
+    cutmix: Annotated[
+        float, typer.Option(help="CutMix's alpha; 0: none.", rich_help_panel=_IMAGES)
+    ] = 0.0,
     jpeg_draft: Annotated[
         int | None,
         typer.Option(
             help="Decode JPEG at the smallest DCT scale that is N times the input or larger: "
             "faster for large photographs, here and when serving.",
             show_default="off",
+            rich_help_panel=_IMAGES,
         ),
     ] = None,
     val_fraction: Annotated[
-        float, typer.Option(help="Share of each class that is split off where there is no val/.")
+        float,
+        typer.Option(
+            help="Share of each class that is split off where there is no val/.",
+            rich_help_panel=_IMAGES,
+        ),
     ] = 0.2,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Fail on a file that is no readable image.")
+        bool,
+        typer.Option(
+            "--strict/--no-strict",
+            help="Fail on a file that is no readable image.",
+            rich_help_panel=_IMAGES,
+        ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the split, the head, the order, the crops.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(help="Of the split, the head, the order, the crops.", rich_help_panel=_PLACE),
+    ] = 0,
     device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Where.", rich_help_panel=_PLACE)
     ] = "auto",
     workers: Annotated[
-        int | None, typer.Option(help="Processes that load images.", show_default="one a processor")
+        int | None,
+        typer.Option(
+            help="Processes that load images.",
+            show_default="one a processor",
+            rich_help_panel=_PLACE,
+        ),
     ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="The bundle's name.", show_default="<data>-<arch>")
-    ] = None,
-    output: Annotated[Path, typer.Option(help="The folder for the bundle.")] = Path("models"),
+    output: Annotated[
+        Path, typer.Option(help="The folder for the bundle.", rich_help_panel=_PLACE)
+    ] = Path("models"),
     runs: Annotated[
-        Path, typer.Option(help="The folder for the best checkpoint and the history meanwhile.")
+        Path,
+        typer.Option(
+            help="The folder for the best checkpoint and the history meanwhile.",
+            rich_help_panel=_PLACE,
+        ),
     ] = Path("runs"),
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a bundle of the same name.")
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace a bundle of the same name.", rich_help_panel=_PLACE
+        ),
     ] = False,
 ) -> None:
     """Fine-tune a pretrained network on a folder of images; write the bundle models/<name>."""
@@ -85,35 +264,17 @@ def finetune(
     from tlserve.finetune.config import FinetuneConfig
     from tlserve.finetune.run import finetune as run
 
-    config = FinetuneConfig(
-        data=data,
-        name=name or f"{data.resolve().name or 'model'}-{arch}",
-        arch=arch,
-        weights=weights,
-        strategy=strategy,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        patience=patience,
-        val_fraction=val_fraction,
-        image_size=image_size,
-        flip=flip,
-        min_scale=min_scale,
-        jpeg_draft=jpeg_draft,
-        strict=strict,
-        workers=workers,
-        seed=seed,
-        device=device,
-        output=output,
-        runs=runs,
-        overwrite=overwrite,
-    )
+    settings = _settings(context, config)
+    stem = data.resolve().name or "model"
+    # An architecture of another library has a slash in its name.
+    settings.setdefault("name", f"{stem}-{settings.get('arch', arch)}".replace("/", "-"))
+    resolved = FinetuneConfig(data=data, **settings)
     reporter = Reporter()
     try:
-        bundle = run(config, reporter)
+        bundle = run(resolved, reporter)
     except KeyboardInterrupt:
         reporter.end()
-        best = config.runs / config.name / "best.safetensors"
+        best = resolved.runs / resolved.name / "best.safetensors"
         if reporter.best_epoch:
             out.print(
                 f"Interrupted. The best epoch so far ({reporter.best_epoch}) is kept in {best}; "
@@ -125,12 +286,27 @@ def finetune(
     _summary(bundle)
 
 
+def _settings(context: typer.Context, config: Path | None) -> dict[str, Any]:
+    """Collect the settings of the file, and over them the options that were given."""
+    from tlserve.finetune.config_file import checked, read_settings
+
+    settings = {} if config is None else read_settings(config)
+    for name, value in context.params.items():
+        source = context.get_parameter_source(name)
+        given = source is not None and source.name == "COMMANDLINE"
+        if given and name not in ("data", "config"):
+            option = f"--{name.replace('_', '-')} {value}"
+            settings[name] = checked(name, value, option)
+    return settings
+
+
 def _summary(bundle: Bundle) -> None:
     from tlserve.cli.console import out
 
     metrics = bundle.manifest.metrics
+    best = f"epoch {metrics.best_epoch}" if metrics.best_epoch else "the linear probe"
     out.print(
-        f"Best: epoch {metrics.best_epoch}, {metrics.val_correct} of {metrics.val_images} "
+        f"Best: {best}, {metrics.val_correct} of {metrics.val_images} "
         f"validation images right ({metrics.val_accuracy:.1%})."
     )
     out.print(f"Bundle: {bundle.path} (version {bundle.manifest.version})")

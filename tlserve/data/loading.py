@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
@@ -23,21 +24,30 @@ Batch = tuple[Tensor, Tensor]
 
 _SEED_LIMIT = 2**63 - 1
 
+_POLICIES = {"randaugment": v2.RandAugment, "trivialaugment": v2.TrivialAugmentWide}
+
 
 class Augmentation:
-    """Resize, random crop and flip, before the weights' own preprocessing.
+    """Resize, random crop, flip and a policy of more, before the weights' own preprocessing.
+
+    The policies: RandAugment, Cubuk et al. 2020, https://arxiv.org/abs/1909.13719; TrivialAugment,
+    Müller and Hutter 2021, https://arxiv.org/abs/2103.10158.
 
     The result is a square as large as the preprocessing's resize target, so that its resize changes
     nothing and its centre crop and normalisation do the rest.
     """
 
-    def __init__(self, spec: Preprocessing, *, flip: bool, min_scale: float) -> None:
+    def __init__(
+        self, spec: Preprocessing, *, flip: bool, min_scale: float, policy: str = "none"
+    ) -> None:
         side = spec.resize[0] if len(spec.resize) == 1 else spec.resize
         steps: list[torch.nn.Module] = [
             v2.RandomResizedCrop(side, scale=(min_scale, 1.0), antialias=True)
         ]
         if flip:
             steps.append(v2.RandomHorizontalFlip())
+        if policy != "none":
+            steps.append(_POLICIES[policy](interpolation=v2.InterpolationMode.BILINEAR))
         self._transform = v2.Compose(steps)
 
     def __call__(self, image: object, seed: int) -> object:
@@ -77,12 +87,24 @@ class ImageDataset(Dataset[Batch]):
 class ViewBatches(Sampler[list[View]]):
     """Batches of views: shuffled anew each epoch, and the same for the same seed and epoch.
 
+    Where images have weights, an epoch draws as many as there are with replacement, each with a
+    probability in proportion to its weight.
+
     A last batch of one image is joined to the one before it: batch normalisation cannot train
     on one.
     """
 
-    def __init__(self, count: int, batch_size: int, *, seed: int, shuffle: bool) -> None:
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        seed: int,
+        shuffle: bool,
+        weights: NDArray[np.float64] | None = None,
+    ) -> None:
         self.count = count
+        self.weights = None if weights is None else weights / weights.sum()
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
@@ -90,9 +112,12 @@ class ViewBatches(Sampler[list[View]]):
 
     def __iter__(self) -> Iterator[list[View]]:
         generator = np.random.default_rng((self.seed, self.epoch))
-        order = generator.permutation(self.count) if self.shuffle else np.arange(self.count)
+        if self.weights is not None:
+            order = generator.choice(self.count, size=self.count, p=self.weights)
+        else:
+            order = generator.permutation(self.count) if self.shuffle else np.arange(self.count)
         seeds = generator.integers(_SEED_LIMIT, size=self.count)
-        views = [(int(index), int(seeds[index])) for index in order]
+        views = [(int(index), int(seed)) for index, seed in zip(order, seeds, strict=True)]
         starts = list(range(0, self.count, self.batch_size))
         if self.shuffle and len(starts) > 1 and self.count - starts[-1] == 1:
             starts.pop()

@@ -2,36 +2,96 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from tlserve.bundle.manifest import Scalar, is_valid_name
 from tlserve.errors import UsageError
 
-Strategy = Literal["feature-extraction", "full"]
+Strategy = Literal["feature-extraction", "partial", "discriminative", "full", "gradual", "auto"]
+OptimizerName = Literal["sgd", "adam", "adamw"]
+ScheduleName = Literal["plateau", "cosine", "step", "constant"]
+AutoAugment = Literal["none", "randaugment", "trivialaugment"]
+Balance = Literal["none", "class-weights", "sampler"]
+Precision = Literal["auto", "float32", "bf16", "fp16"]
+DeviceName = Literal["auto", "cpu", "cuda"]
 
-DEFAULT_LR: dict[Strategy, float] = {"feature-extraction": 1e-3, "full": 1e-4}
+NOT_RECORDED = frozenset(
+    {"data", "output", "runs", "overwrite", "name", "device", "workers", "budget"}
+)
+"""Settings of where and on what a run happens, not of what it trains."""
 
 
-@dataclass(frozen=True)
-class FinetuneConfig:
-    """The settings of one run.
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a network is trained; ``None`` stands for the strategy's default.
+
+    Attributes:
+        strategy: Which blocks are trained, and how fast each.
+        unfreeze: ``partial``: so many of the last blocks are trained, the head included.
+        freeze: ``partial``: so many of the first blocks are not.
+        layer_decay: Each block's rate is this share of the rate of the block above it.
+        epochs: At most this many.
+        batch_size: Images a step.
+        optimizer: The optimiser.
+        lr: The head's learning rate, or ``find``: by a range test.
+        weight_decay: Of matrices and kernels; biases and normalisation have none.
+        momentum: SGD's.
+        schedule: How rates change: ``plateau`` with the validation loss, the others with time.
+        warmup: Epochs in which the rates rise to their values; needs a schedule in time.
+        patience: Epochs without a better one (by accuracy, then loss) before stopping; 0: never.
+        clip_grad: The largest norm of the gradient; 0: any.
+        ema: The decay of an exponential moving average of the weights, which is then what is
+            validated and kept; 0: none.
+        precision: Of the forward and backward pass; ``auto``: bf16 on a GPU that has it.
+        label_smoothing: The share of the target that is spread over all classes.
+        mixup: The parameter of mixup's Beta distribution; 0: no mixup.
+        cutmix: The parameter of CutMix's Beta distribution; 0: no CutMix.
+        auto_augment: A policy of augmentations beside crop and flip.
+        flip: Whether images are mirrored at random.
+        min_scale: The smallest share of an image's area that a random crop keeps.
+        balance: What is done where classes have different numbers of images.
+        budget: ``auto``: fine-tuning is begun only if it will take at most so many minutes.
+    """
+
+    strategy: Strategy = "feature-extraction"
+    unfreeze: int | None = None
+    freeze: int | None = None
+    layer_decay: float | None = None
+    epochs: int = 20
+    batch_size: int = 32
+    optimizer: OptimizerName | None = None
+    lr: float | Literal["find"] | None = None
+    weight_decay: float | None = None
+    momentum: float = 0.9
+    schedule: ScheduleName | None = None
+    warmup: float | None = None
+    patience: int | None = None
+    clip_grad: float | None = None
+    ema: float | None = None
+    precision: Precision = "auto"
+    label_smoothing: float | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    auto_augment: AutoAugment = "none"
+    flip: bool = True
+    min_scale: float = 0.35
+    balance: Balance = "none"
+    budget: float = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(Recipe):
+    """The settings of one run: the recipe, and on what it is used.
 
     Attributes:
         data: An ImageFolder, with ``train/`` and ``val/`` or to be split.
         name: The bundle's name.
         arch: The architecture.
         weights: ``DEFAULT``, a torchvision entry, a file, or ``none``.
-        strategy: Which parameters are trained.
-        epochs: At most this many.
-        batch_size: Images a step.
-        lr: Adam's learning rate; ``None``: the strategy's default.
-        patience: Epochs without a better one (by accuracy, then loss) before stopping.
         val_fraction: The share of each class that is split off where there is no ``val/``.
         image_size: The side of the network's input in pixels; ``None``: the weights' own.
-        flip: Whether images are mirrored at random in training.
-        min_scale: The smallest share of an image's area that a random crop keeps.
         jpeg_draft: See :class:`tlserve.bundle.manifest.Decoding`.
         strict: Whether a file that cannot be used is an error.
         workers: Processes that load images; ``None``: one a processor, at most 8.
@@ -46,55 +106,125 @@ class FinetuneConfig:
     name: str
     arch: str = "resnet18"
     weights: str = "DEFAULT"
-    strategy: Strategy = "feature-extraction"
-    epochs: int = 20
-    batch_size: int = 32
-    lr: float | None = None
-    patience: int = 6
     val_fraction: float = 0.2
     image_size: int | None = None
-    flip: bool = True
-    min_scale: float = 0.35
     jpeg_draft: int | None = None
     strict: bool = False
     workers: int | None = None
     seed: int = 0
-    device: str = "auto"
+    device: DeviceName = "auto"
     output: Path = Path("models")
     runs: Path = Path("runs")
     overwrite: bool = False
 
     def resolved(self) -> FinetuneConfig:
-        """Fill in the defaults that depend on other settings, and check the rest.
+        """Fill in the defaults that depend on the strategy, and check the rest.
 
         Raises:
-            UsageError: A value is out of its range.
+            UsageError: A value breaks a rule; the rule is named.
         """
         if not is_valid_name(self.name):
             raise UsageError(
                 f"{self.name!r} cannot name a bundle.",
                 hint="Use letters, digits, '.', '_' and '-', a letter or digit first: --name",
             )
-        ranges = {
-            "epochs": self.epochs >= 1,
-            "batch-size": self.batch_size >= 1,
-            "lr": self.lr is None or self.lr > 0,
-            "patience": self.patience >= 1,
-            "val-fraction": 0 < self.val_fraction < 1,
-            "image-size": self.image_size is None or 16 <= self.image_size <= 4096,
-            "min-scale": 0 < self.min_scale <= 1,
-            "jpeg-draft": self.jpeg_draft is None or self.jpeg_draft >= 1,
-            "workers": self.workers is None or self.workers >= 0,
-            "seed": self.seed >= 0,
-        }
-        for option, valid in ranges.items():
-            if not valid:
-                value = getattr(self, option.replace("-", "_"))
-                raise UsageError(f"--{option} {value} is out of range.", hint="See --help.")
-        return replace(self, lr=self.lr if self.lr is not None else DEFAULT_LR[self.strategy])
+        _check_ranges(self)
+        _check_combinations(self)
+        if self.strategy == "auto":
+            # Each phase has its own strategy, whose defaults it fills in itself.
+            return self
+        defaults: dict[str, Any] = DEFAULTS[self.strategy] | {"clip_grad": 0.0, "ema": 0.0}
+        filled = {k: v for k, v in defaults.items() if getattr(self, k) is None}
+        config = replace(self, **filled)
+        late: dict[str, Any] = {}
+        if config.weight_decay is None:
+            late["weight_decay"] = WEIGHT_DECAY[config.optimizer or "adam"]
+        if config.patience is None:
+            late["patience"] = 6 if config.schedule == "plateau" else 0
+        if config.warmup is None:
+            late["warmup"] = min(1.0, config.epochs / 10) if config.schedule == "cosine" else 0.0
+        return replace(config, **late)
 
     def record(self) -> dict[str, Scalar]:
         """Give the settings that a bundle records; where the files lay is left out."""
-        left_out = {"data", "output", "runs", "overwrite", "name", "device", "workers"}
-        values: dict[str, Any] = {k: v for k, v in asdict(self).items() if k not in left_out}
-        return values
+        return {k: v for k, v in asdict(self).items() if k not in NOT_RECORDED}
+
+
+def setting_names() -> frozenset[str]:
+    """Give the names of the settings, but for the two that each run has for itself."""
+    return frozenset(field.name for field in fields(FinetuneConfig)) - {"data", "name"}
+
+
+DEFAULTS: dict[Strategy, dict[str, Any]] = {
+    "feature-extraction": {
+        "optimizer": "adam",
+        "lr": 1e-3,
+        "schedule": "plateau",
+        "label_smoothing": 0.0,
+    },
+    "partial": {"optimizer": "adamw", "lr": 3e-4, "schedule": "cosine", "label_smoothing": 0.1},
+    "discriminative": {
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "schedule": "cosine",
+        "label_smoothing": 0.1,
+    },
+    "full": {"optimizer": "adamw", "lr": 1e-4, "schedule": "cosine", "label_smoothing": 0.1},
+    "gradual": {"optimizer": "adamw", "lr": 1e-3, "schedule": "cosine", "label_smoothing": 0.1},
+}
+"""What ``None`` stands for, by strategy; docs/strategies.md has the measurements."""
+
+WEIGHT_DECAY: dict[OptimizerName, float] = {"sgd": 1e-4, "adam": 0.0, "adamw": 1e-2}
+
+_RANGES: dict[str, tuple[float, float, str]] = {
+    "unfreeze": (1, 10_000, "at least 1: the head"),
+    "freeze": (1, 10_000, "at least 1"),
+    "layer_decay": (1e-6, 1, "above 0 and at most 1"),
+    "epochs": (1, 1_000_000, "at least 1"),
+    "batch_size": (1, 1_000_000, "at least 1"),
+    "lr": (1e-12, 1e40, "above 0, or find"),
+    "weight_decay": (0, 1e6, "0 or more"),
+    "momentum": (0, 0.9999, "from 0 to below 1"),
+    "warmup": (0, 1_000_000, "0 or more epochs"),
+    "patience": (0, 1_000_000, "at least 1, or 0 for never"),
+    "clip_grad": (0, 1e9, "0 or more"),
+    "ema": (0, 0.999999, "from 0 to below 1"),
+    "label_smoothing": (0, 0.9999, "from 0 to below 1"),
+    "mixup": (0, 1000, "0 or more"),
+    "cutmix": (0, 1000, "0 or more"),
+    "min_scale": (1e-6, 1, "above 0 and at most 1"),
+    "budget": (0, 1e9, "0 or more minutes"),
+    "val_fraction": (1e-6, 0.999999, "above 0 and below 1"),
+    "image_size": (16, 4096, "from 16 to 4096 pixels"),
+    "jpeg_draft": (1, 1000, "at least 1"),
+    "workers": (0, 4096, "0 or more"),
+    "seed": (0, 2**63 - 1, "0 or more"),
+}
+
+
+def _check_ranges(config: FinetuneConfig) -> None:
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name not in _RANGES or value is None or value == "find":
+            continue
+        low, high, rule = _RANGES[field.name]
+        if not low <= value <= high:
+            raise UsageError(f"--{field.name.replace('_', '-')} {value}: it must be {rule}.")
+
+
+def _check_combinations(config: FinetuneConfig) -> None:
+    if (config.unfreeze or config.freeze) and config.strategy != "partial":
+        option = "--unfreeze" if config.unfreeze else "--freeze"
+        raise UsageError(
+            f"{option} is for --strategy partial, not {config.strategy}.",
+            hint="The other strategies say themselves what is trained: see `tlserve inspect ARCH`.",
+        )
+    if config.unfreeze and config.freeze:
+        raise UsageError(
+            "--unfreeze and --freeze say the same thing from two ends.", hint="Pass one of them."
+        )
+    if config.warmup and config.schedule == "plateau":
+        raise UsageError(
+            "--warmup needs a schedule in time, and plateau follows the validation loss.",
+            hint="Use --schedule cosine, step or constant.",
+        )

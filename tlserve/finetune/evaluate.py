@@ -35,6 +35,10 @@ class Evaluation:
         """The share of images that got their own class."""
         return self.correct / self.images
 
+    def better_than(self, other: Evaluation | None) -> bool:
+        """Compare by accuracy; at the same accuracy, by loss."""
+        return other is None or (self.correct, -self.loss) > (other.correct, -other.loss)
+
 
 def evaluate(
     model: nn.Module, batches: DataLoader[Batch], device: torch.device, events: Events
@@ -49,9 +53,13 @@ def evaluate(
             logits.append(model(images).cpu())
             labels.append(label)
             events.advance(len(label))
-    scores, truth = torch.cat(logits), torch.cat(labels)
+    return measure(torch.cat(logits), torch.cat(labels))
+
+
+def measure(logits: Tensor, labels: Tensor) -> Evaluation:
+    """Compare logits, float32 [N, classes], with labels, int64 [N]."""
     return Evaluation(
-        loss=float(functional.cross_entropy(scores.double(), truth)),
-        correct=int((scores.argmax(1) == truth).sum()),
-        images=len(truth),
+        loss=float(functional.cross_entropy(logits.double(), labels)),
+        correct=int((logits.argmax(1) == labels).sum()),
+        images=len(labels),
     )

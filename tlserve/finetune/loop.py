@@ -11,22 +11,19 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 from torch import nn
-from torch.nn import functional
-from torch.optim import Adam
-from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.utils.data import DataLoader
 
 from tlserve.bundle.files import replacing
 from tlserve.bundle.manifest import Epoch
-from tlserve.data.loading import Batch, ViewBatches
 from tlserve.errors import TlserveError
+from tlserve.finetune.average import averaged
 from tlserve.finetune.config import FinetuneConfig
-from tlserve.finetune.evaluate import MEMORY_FORMAT, Evaluation, evaluate
-from tlserve.finetune.events import Events
-from tlserve.finetune.strategies import freeze, train_mode
-
-_PLATEAU_PATIENCE = 2
-_PLATEAU_FACTOR = 0.3
+from tlserve.finetune.evaluate import Evaluation, evaluate
+from tlserve.finetune.optimizer import state_bytes
+from tlserve.finetune.schedule import Schedule
+from tlserve.finetune.session import Session
+from tlserve.finetune.stepper import Stepper
+from tlserve.finetune.strategies import make_plan
+from tlserve.zoo.architectures import count_parameters
 
 
 @dataclass(frozen=True)
@@ -35,62 +32,66 @@ class Trained:
 
     Attributes:
         checkpoint: The best epoch's state dict, a file of its own.
-        best_epoch: Which epoch that was, from 1.
+        best_epoch: Which epoch that was, from 1; 0: what training began with.
         best: What it did on the validation set.
         history: All epochs.
+        trainable: How many parameters were trained.
+        optimizer_bytes: What the optimiser kept beside the parameters.
     """
 
     checkpoint: Path
     best_epoch: int
     best: Evaluation
     history: tuple[Epoch, ...]
+    trainable: int
+    optimizer_bytes: int
 
 
-def train(
-    model: nn.Module,
-    config: FinetuneConfig,
-    train_batches: DataLoader[Batch],
-    views: ViewBatches,
-    val_batches: DataLoader[Batch],
-    device: torch.device,
-    run: Path,
-    events: Events,
-) -> Trained:
+def train(session: Session, config: FinetuneConfig, *, begun: Evaluation | None = None) -> Trained:
     """Train, and keep the best epoch as a copy on disk.
 
     Best is the epoch with the highest validation accuracy; at the same accuracy, the lowest loss.
 
     Args:
-        model: On ``device``, in :data:`MEMORY_FORMAT`.
-        config: Resolved settings.
-        train_batches: Augmented images; ``views`` is its sampler.
-        views: Told the epoch, so that each has views of its own.
-        val_batches: Validation images.
-        device: Where to train.
-        run: The folder for ``best.safetensors`` and ``history.csv``.
-        events: Told what happens.
+        session: On what.
+        config: Resolved settings; ``lr`` is a number.
+        begun: What the model does already, if that counts: it is kept where no epoch is better.
 
     Raises:
         TlserveError: The loss is no longer a number.
+        DeviceError: The device lacks the precision that was asked for.
         StorageError: The disk refused.
     """
-    parameters = freeze(model, config.arch, config.strategy)
-    optimizer = Adam(parameters, lr=config.lr or 0.0)
-    scheduler = ReduceLROnPlateau(
-        optimizer, mode="min", factor=_PLATEAU_FACTOR, patience=_PLATEAU_PATIENCE
-    )
-    checkpoint = run / "best.safetensors"
+    model, events = session.model, session.events
+    assert isinstance(config.lr, float)  # noqa: S101 - resolved, and found where it was to be found
+    plan = make_plan(config, session.blocks, config.lr)
+    stepper = Stepper(session, config, plan)
+    schedule = Schedule(config, len(session.train))
+    mean = averaged(model, config.ema) if config.ema else None
+    kept: nn.Module = model if mean is None else mean.module
+    checkpoint = session.run / "best.safetensors"
     history: list[Epoch] = []
-    best: Evaluation | None = None
-    best_epoch = 0
+    best, best_epoch = begun, 0
+    if begun is not None:
+        save_weights(model, checkpoint)
 
     for number in range(1, config.epochs + 1):
         started = time.monotonic()
-        views.epoch = number
-        events.begin(f"epoch {number}/{config.epochs}", views.count)
-        train_loss = _train_epoch(model, train_batches, optimizer, device, events)
-        events.begin("validation", len(val_batches.dataset))  # type: ignore[arg-type]
-        result = evaluate(model, val_batches, device, events)
+        session.views.epoch = number
+        rate = config.lr * schedule.factor
+        events.begin(f"epoch {number}/{config.epochs}", session.views.count)
+        stepper.begin_epoch(number)
+        # Summed on the device: reading the loss at each step would wait for it.
+        total = torch.zeros((), device=session.device)
+        for images, labels in session.train:
+            total += stepper.step(images, labels, schedule.factor) * len(labels)
+            schedule.after_step()
+            if mean is not None:
+                mean.update_parameters(model)
+            events.advance(len(labels))
+        train_loss = float(total) / session.views.count
+        events.begin("validation", len(session.val.dataset))  # type: ignore[arg-type]
+        result = evaluate(kept, session.val, session.device, events)
         events.end()
         if not math.isfinite(train_loss + result.loss):
             raise TlserveError(
@@ -102,23 +103,26 @@ def train(
             train_loss=train_loss,
             val_loss=result.loss,
             val_accuracy=result.accuracy,
-            lr=float(optimizer.param_groups[0]["lr"]),
+            lr=rate,
             seconds=round(time.monotonic() - started, 3),
         )
         history.append(epoch)
-        is_best = best is None or (result.correct, -result.loss) > (best.correct, -best.loss)
+        is_best = result.better_than(best)
         if is_best:
             best, best_epoch = result, number
-            save_weights(model, checkpoint)
-        _write_history(run / "history.csv", history)
+            save_weights(kept, checkpoint)
+        _write_history(session.run / "history.csv", history)
         events.epoch(epoch, config.epochs, best=is_best)
-        if number - best_epoch >= config.patience and number < config.epochs:
+        if config.patience and config.patience <= number - best_epoch and number < config.epochs:
             events.message(f"No better epoch in {config.patience}: stopped early.")
             break
-        scheduler.step(result.loss)
+        schedule.after_epoch(result.loss)
 
     assert best is not None  # noqa: S101 - there is at least one epoch
-    return Trained(checkpoint, best_epoch, best, tuple(history))
+    trainable = count_parameters(model)[1]
+    return Trained(
+        checkpoint, best_epoch, best, tuple(history), trainable, state_bytes(stepper.optimizer)
+    )
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -127,30 +131,6 @@ def save_weights(model: nn.Module, path: Path) -> None:
     with replacing(path) as temporary:
         # Written by Python rather than by safetensors, whose errors hide what the disk said.
         temporary.write_bytes(save(state))
-
-
-def _train_epoch(
-    model: nn.Module,
-    batches: DataLoader[Batch],
-    optimizer: Adam,
-    device: torch.device,
-    events: Events,
-) -> float:
-    train_mode(model)
-    # Summed on the device: reading the loss at each step would wait for it.
-    total = torch.zeros((), device=device)
-    count = 0
-    for images, labels in batches:
-        images = images.to(device, non_blocking=True, memory_format=MEMORY_FORMAT)
-        labels = labels.to(device, non_blocking=True)
-        loss = functional.cross_entropy(model(images), labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        total += loss.detach() * len(labels)
-        count += len(labels)
-        events.advance(len(labels))
-    return float(total) / count
 
 
 def _write_history(path: Path, history: list[Epoch]) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime
 import platform
+import time
 from pathlib import Path
 
 import numpy
 import PIL
 import torch
 import torchvision
-from torch import nn
 
 import tlserve
 from tlserve.bundle import Bundle, stage
@@ -22,23 +22,30 @@ from tlserve.bundle.manifest import (
     Metrics,
     Preprocessing,
     Provenance,
+    Selection,
 )
 from tlserve.bundle.reading import WEIGHTS
 from tlserve.bundle.staging import check_target
 from tlserve.data.check import CheckedFolder, check_images, fingerprint
 from tlserve.data.folder import scan
-from tlserve.data.loading import Augmentation, ImageDataset, ViewBatches, loader
 from tlserve.data.split import Split, split, write_split
 from tlserve.errors import TlserveError
+from tlserve.finetune.auto import train_auto
 from tlserve.finetune.config import FinetuneConfig
-from tlserve.finetune.evaluate import MEMORY_FORMAT
 from tlserve.finetune.events import Events
 from tlserve.finetune.golden import write_golden
 from tlserve.finetune.loop import Trained, train
+from tlserve.finetune.rate_finder import with_rate
+from tlserve.finetune.session import Session, open_session
 from tlserve.runtime.backend import available_processors
 from tlserve.runtime.eager import TorchBackend, rebuild
 from tlserve.runtime.torch_device import torch_device
-from tlserve.zoo.architectures import build, check_architecture, head_parameters
+from tlserve.zoo.architectures import (
+    build,
+    check_architecture,
+    check_input_size,
+    head_parameters,
+)
 from tlserve.zoo.presets import preset, with_image_size
 from tlserve.zoo.weights import Pretrained, load_backbone, load_pretrained
 
@@ -62,6 +69,8 @@ def finetune(config: FinetuneConfig, events: Events) -> Bundle:
     """
     config = config.resolved()
     check_architecture(config.arch)
+    if config.image_size is not None:
+        check_input_size(config.arch, config.image_size)
     target = config.output / config.name
     check_target(target, overwrite=config.overwrite)
     device = torch_device(config.device)
@@ -95,15 +104,29 @@ def finetune(config: FinetuneConfig, events: Events) -> Bundle:
     torch.manual_seed(config.seed)
     model = build(config.arch, len(folder.classes), image_size=spec.crop[0])
     load_backbone(model, config.arch, pretrained)
+    started = time.monotonic()
     try:
-        model = model.to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
-        trained = _train(model, config, parts, spec, workers, device, run, events)
+        session = open_session(
+            model,
+            config,
+            parts,
+            spec,
+            workers,
+            device,
+            run,
+            events,
+            pretrained=bool(pretrained.state),
+        )
+        config, trained, selection = _train(session, config)
     except torch.OutOfMemoryError as error:
         raise TlserveError(
             f"The device ran out of memory with batches of {config.batch_size} images.",
             hint="Use a smaller --batch-size or --image-size.",
         ) from error
-    return _write_bundle(target, config, checked, parts, spec, pretrained, trained)
+    seconds = time.monotonic() - started
+    return _write_bundle(
+        target, config, checked, parts, spec, pretrained, trained, selection, seconds
+    )
 
 
 def _preprocessing(config: FinetuneConfig, pretrained: Pretrained) -> Preprocessing:
@@ -113,30 +136,13 @@ def _preprocessing(config: FinetuneConfig, pretrained: Pretrained) -> Preprocess
 
 
 def _train(
-    model: nn.Module,
-    config: FinetuneConfig,
-    parts: Split,
-    spec: Preprocessing,
-    workers: int,
-    device: torch.device,
-    run: Path,
-    events: Events,
-) -> Trained:
-    augmentation = Augmentation(spec, flip=config.flip, min_scale=config.min_scale)
-    train_set = ImageDataset(config.data, parts.train, spec, augmentation)
-    val_set = ImageDataset(config.data, parts.val, spec)
-    views = ViewBatches(len(train_set), config.batch_size, seed=config.seed, shuffle=True)
-    val_views = ViewBatches(len(val_set), config.batch_size, seed=config.seed, shuffle=False)
-    return train(
-        model,
-        config,
-        loader(train_set, views, workers),
-        views,
-        loader(val_set, val_views, workers),
-        device,
-        run,
-        events,
-    )
+    session: Session, config: FinetuneConfig
+) -> tuple[FinetuneConfig, Trained, Selection | None]:
+    """Train by the strategy; give the settings with the learning rate that was found, if it was."""
+    if config.strategy == "auto":
+        return config, *train_auto(session, config)
+    config = with_rate(session, config)
+    return config, train(session, config), None
 
 
 def _write_bundle(
@@ -147,6 +153,8 @@ def _write_bundle(
     spec: Preprocessing,
     pretrained: Pretrained,
     trained: Trained,
+    selection: Selection | None,
+    seconds: float,
 ) -> Bundle:
     classes = checked.folder.classes
     fields = {
@@ -156,6 +164,7 @@ def _write_bundle(
         "preprocessing": spec,
         "head": Head(parameters=head_parameters(config.arch), num_classes=len(classes)),
         "training": config.record(),
+        "selection": selection,
         "metrics": Metrics(
             val_accuracy=trained.best.accuracy,
             val_loss=trained.best.loss,
@@ -163,6 +172,9 @@ def _write_bundle(
             val_images=trained.best.images,
             best_epoch=trained.best_epoch,
             history=trained.history,
+            seconds=round(seconds, 3),
+            trainable_parameters=trained.trainable,
+            optimizer_bytes=trained.optimizer_bytes,
         ),
         "provenance": Provenance(
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -1,0 +1,39 @@
+"""Sessions for tests: a network on a few real images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tlserve.data.folder import scan
+from tlserve.data.split import split
+from tlserve.finetune.config import FinetuneConfig
+from tlserve.finetune.events import Events
+from tlserve.finetune.session import Session, open_session
+from tlserve.zoo.presets import preset, with_image_size
+
+
+def session(
+    config: FinetuneConfig,
+    model: nn.Module,
+    run: Path,
+    *,
+    events: Events | None = None,
+    pretrained: bool = True,
+) -> Session:
+    """Open a session on the CPU, in this process."""
+    spec = with_image_size(preset(config.arch), config.image_size or 32)
+    parts = split(scan(config.data), config.val_fraction, config.seed)
+    return open_session(
+        model,
+        config,
+        parts,
+        spec,
+        0,
+        torch.device("cpu"),
+        run,
+        events or Events(),
+        pretrained=pretrained,
+    )
