@@ -13,7 +13,7 @@ from tlserve.bundle import Bundle
 from tlserve.errors import BundleFileError
 from tlserve.runtime.backend import Backend, Device
 from tlserve.runtime.torch_device import torch_device
-from tlserve.zoo.architectures import skeleton
+from tlserve.zoo.architectures import fillable
 
 
 class TorchBackend:
@@ -48,7 +48,7 @@ def rebuild(bundle: Bundle) -> nn.Module:
     """
     manifest = bundle.manifest
     path = bundle.verified("weights")
-    model = skeleton(
+    model = fillable(
         manifest.architecture,
         manifest.head.num_classes,
         image_size=manifest.preprocessing.crop[0],

@@ -3,12 +3,12 @@
 There is no table of heads. Torchvision's own builders take ``num_classes``, so the head is, by
 definition, what changes its shape when the number of classes changes; this holds for ``fc``,
 ``classifier[-1]``, ``heads.head``, a convolution, auxiliary heads, and whatever a later
-architecture calls it.
+architecture calls it. Architectures named ``timm/…`` are timm's: :mod:`tlserve.zoo.timm` builds
+them, and the same holds.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torchvision.models import get_model, list_models
 
 from tlserve.errors import UsageError
+from tlserve.zoo.names import nearest
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     # Their weights were trained on inputs that these networks scale by themselves; without an
@@ -49,36 +50,53 @@ def architectures() -> tuple[str, ...]:
     return tuple(list_models(module=torchvision.models))
 
 
+def is_timm(name: str) -> bool:
+    """Tell whether an architecture is one of timm's rather than torchvision's."""
+    return name.startswith("timm/")
+
+
 def check_architecture(name: str) -> None:
     """See that an architecture is offered.
 
     Raises:
-        UsageError: It is not; the nearest names are suggested.
+        UsageError: It is not, and the nearest names are suggested; or it is no classifier.
+        MissingDependencyError: It is one of timm's, which is not installed.
     """
-    if name in architectures():
-        return
-    wanted = name.lower().replace("-", "_")
-    near = [known for known in architectures() if wanted and known.startswith(wanted)][:3]
-    near = near or difflib.get_close_matches(wanted, architectures(), n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(near)}? " if near else ""
-    raise UsageError(
-        f"Unknown architecture {name!r}.",
-        hint=f"{hint}`tlserve inspect` lists all {len(architectures())}.",
-    )
+    if is_timm(name):
+        if not head_parameters(name):
+            raise UsageError(
+                f"{name} is no classifier: the number of classes changes nothing in it.",
+                hint="Choose another architecture.",
+            )
+    elif name not in architectures():
+        near = nearest(name, architectures())
+        hint = f"Did you mean {' or '.join(near)}? " if near else ""
+        raise UsageError(
+            f"Unknown architecture {name!r}.",
+            hint=f"{hint}`tlserve inspect` lists all {len(architectures())}.",
+        )
 
 
 def build(name: str, num_classes: int, *, image_size: int | None = None) -> nn.Module:
     """Build an architecture with random weights and a head of ``num_classes`` outputs.
 
     Args:
-        name: One of :func:`architectures`.
+        name: One of :func:`architectures`, or one of timm's.
         num_classes: The number of outputs.
         image_size: The side of the square input in pixels; matters to architectures with a position
             embedding only, and defaults to the one that they were published with.
 
     Returns:
-        The module, in training mode, float32; its ``state_dict`` has torchvision's own keys.
+        The module, in training mode, float32; its ``state_dict`` has the library's own keys.
+
+    Raises:
+        UsageError: There is no such architecture.
+        MissingDependencyError: It is one of timm's, which is not installed.
     """
+    if is_timm(name):
+        from tlserve.zoo import timm
+
+        return timm.create(name, num_classes, image_size)
     check_architecture(name)
     options = dict(_OPTIONS.get(name, {}))
     if image_size is not None:
@@ -93,6 +111,19 @@ def skeleton(name: str, num_classes: int, *, image_size: int | None = None) -> n
     """Build an architecture without memory for its parameters: shapes only."""
     with _NoMemory():
         return build(name, num_classes, image_size=image_size)
+
+
+def fillable(name: str, num_classes: int, *, image_size: int | None = None) -> nn.Module:
+    """Build an architecture that ``load_state_dict(..., strict=True, assign=True)`` completes.
+
+    It has no memory for its parameters either, unless that would leave tables empty which it
+    computes for itself and which no state dict holds, as many of timm's do.
+    """
+    model = skeleton(name, num_classes, image_size=image_size)
+    loaded = model.state_dict().keys()
+    if any(buffer.is_meta and key not in loaded for key, buffer in model.named_buffers()):
+        model = build(name, num_classes, image_size=image_size)
+    return model
 
 
 class _NoMemory(TorchFunctionMode):

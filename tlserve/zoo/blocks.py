@@ -4,9 +4,9 @@ The rule. The network's children are read in their order, which is that of the f
 containers that hold the body or the end of a network are opened. A *stage* (a module with several
 layers of weights) is a block. A *layer* (one with a single one) leads into the stage after it and
 belongs to that: the stem is the layers before the first stage, a patch merging belongs to the stage
-that follows. Layers after the last stage are blocks of their own. Normalisation, activations and
-pooling belong to the block before them. What changes with the number of classes is the head, with
-the dropout right before it.
+that follows. Layers after the last stage are blocks of their own. Embeddings of positions belong to
+the stem, for several stages may use one. Normalisation, activations and pooling belong to the block
+before them. What changes with the number of classes is the head, with the dropout right before it.
 
 The exceptions are networks of plain layers, whose stages are not modules: there a block ends with
 each max-pooling.
@@ -14,6 +14,7 @@ each max-pooling.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -23,16 +24,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 _OPENED = frozenset(
     {"features", "layers", "blocks", "stages", "trunk_output", "encoder", "classifier", "heads"}
-    | {"head"}
+    | {"head", "body", "dense_stages", "levels", "network", "transformers"}
 )
 """Names of containers that are not one block but hold several."""
+
+_EMBEDDING = re.compile(r"pos_embed|pos_block|shared_rel_pos|crpe\d")
+"""Names of modules that embed positions."""
 
 _ENDED_BY_POOLING = frozenset({"AlexNet", "GoogLeNet", "SqueezeNet", "VGG"})
 """Classes of networks whose stages are runs of layers up to a pooling."""
 
 _NORMALISATION = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
-Kind = Literal["stage", "layer", "joins", "pooling", "head"]
+Kind = Literal["stage", "layer", "joins", "pooling", "embedding", "head"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,9 @@ def ordered_blocks(model: nn.Module, head: tuple[str, ...]) -> tuple[Block, ...]
     in_stem, leads, pooled = True, False, False
     for path, module in _units(model, "", head):
         kind = _kind(path, module, head)
+        if kind == "embedding":
+            body[0].append((path, module))
+            continue
         if kind == "head" or (end and kind in ("joins", "pooling")):
             end.append((path, module))
             continue
@@ -97,6 +104,8 @@ def _units(model: nn.Module, prefix: str, head: tuple[str, ...]) -> Iterator[tup
 def _kind(path: str, module: nn.Module, head: tuple[str, ...]) -> Kind:
     if any(name.startswith(f"{path}.") for name in head):
         return "head"
+    if _EMBEDDING.fullmatch(path):
+        return "embedding"
     if isinstance(module, nn.MaxPool2d):
         return "pooling"
     layers = [

@@ -1,4 +1,4 @@
-"""The preprocessing that torchvision's weights were evaluated with, as data."""
+"""The preprocessing that pretrained weights were evaluated with, as data."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torchvision.models import get_model_weights
 
 from tlserve.bundle.manifest import Decoding, Preprocessing
 from tlserve.errors import UsageError
+from tlserve.zoo.architectures import is_timm
 
 
 def from_torchvision(transforms: Any, *, decoding: Decoding | None = None) -> Preprocessing:
@@ -35,8 +36,14 @@ def preset(
         architecture: The architecture.
         weights: The name of a weights entry such as ``IMAGENET1K_V1``; the default one if ``None``.
         decoding: The decoding rules; the usual ones if ``None``.
+
+    Raises:
+        UsageError: There are no such weights, or a specification cannot express what they need.
     """
-    return from_torchvision(weights_entry(architecture, weights).transforms(), decoding=decoding)
+    entry = weights_entry(architecture, weights)
+    if is_timm(architecture):
+        return entry.preprocessing(decoding)  # type: ignore[no-any-return]
+    return from_torchvision(entry.transforms(), decoding=decoding)
 
 
 def with_image_size(spec: Preprocessing, size: int) -> Preprocessing:
@@ -49,11 +56,20 @@ def with_image_size(spec: Preprocessing, size: int) -> Preprocessing:
 
 
 def weights_entry(architecture: str, name: str | None = None) -> Any:
-    """Find a weights entry of torchvision by name; the default one if ``None``.
+    """Find a weights entry by name; the default one if ``None``.
+
+    Returns:
+        An entry of torchvision's, or for an architecture of timm's a
+        :class:`tlserve.zoo.timm.TimmWeights`.
 
     Raises:
         UsageError: The architecture has no weights of that name; those it has are listed.
+        MissingDependencyError: It is one of timm's, which is not installed.
     """
+    if is_timm(architecture):
+        from tlserve.zoo import timm
+
+        return timm.weights_entry(architecture, name)
     entries = get_model_weights(architecture)
     if name is None:
         return entries.DEFAULT

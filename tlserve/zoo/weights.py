@@ -16,7 +16,7 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 from tlserve.bundle.files import sha256_of
 from tlserve.errors import UsageError, WeightsError
-from tlserve.zoo.architectures import head_parameters
+from tlserve.zoo.architectures import head_parameters, is_timm
 from tlserve.zoo.blocks import ordered_blocks
 from tlserve.zoo.presets import weights_entry
 
@@ -29,8 +29,8 @@ class Pretrained:
     """Where a backbone's weights come from.
 
     Attributes:
-        source: ``none``, the name of a torchvision weights entry, or a file's path as given.
-        entry: The torchvision entry whose preprocessing applies; ``None`` for the default one.
+        source: ``none``, the name of a weights entry, or a file's path as given.
+        entry: The entry whose preprocessing applies; ``None`` for the default one.
         sha256: The hash of the file, where it was one.
         state: The state dict; ``None`` for random weights.
     """
@@ -46,12 +46,13 @@ def load_pretrained(architecture: str, weights: str) -> Pretrained:
 
     Args:
         architecture: The architecture they are for.
-        weights: ``DEFAULT`` or another entry of torchvision, the path of a state dict
+        weights: ``DEFAULT`` or another entry of torchvision or timm, the path of a state dict
             (``.pth``/``.pt``, read without unpickling code, or ``.safetensors``), or ``none``.
 
     Raises:
         UsageError: There is no such entry or file.
-        WeightsError: The download failed, or the file is not a state dict.
+        WeightsError: There are none or the download failed, or the file is not a state dict.
+        MissingDependencyError: The architecture is one of timm's, which is not installed.
     """
     if weights.lower() == "none":
         return Pretrained("none")
@@ -74,7 +75,13 @@ def load_backbone(model: nn.Module, architecture: str, pretrained: Pretrained) -
     head = head_parameters(architecture)
     wanted = {k: v for k, v in model.state_dict().items() if k not in head}
     given = {k: v for k, v in pretrained.state.items() if k not in head}
-    _fit_position_embedding(given, wanted, architecture)
+    if not is_timm(architecture):
+        _fit_position_embedding(given, wanted, architecture)
+    elif _shapes(given) != _shapes(wanted):
+        from tlserve.zoo import timm
+
+        state = timm.fitted(model, architecture, pretrained.state)
+        given = {k: v for k, v in state.items() if k not in head}
     # Checkpoints from before PyTorch 0.4.1 have no such counter, and evaluation does not read it.
     # Auxiliary heads are dropped by who saves a network for evaluation only.
     optional = ("num_batches_tracked",)
@@ -107,6 +114,10 @@ def load_backbone(model: nn.Module, architecture: str, pretrained: Pretrained) -
     model.load_state_dict(given, strict=False)
 
 
+def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in state.items()}
+
+
 def _fit_position_embedding(
     given: dict[str, Tensor], wanted: dict[str, Tensor], architecture: str
 ) -> None:
@@ -129,7 +140,7 @@ def _read_file(path: Path) -> tuple[str, dict[str, Tensor]]:
             f"{path} is a folder, not a file of weights."
             if path.is_dir()
             else f"The weights file {path} does not exist.",
-            hint="--weights takes DEFAULT, the name of a torchvision entry, a file, or none.",
+            hint="--weights takes DEFAULT, the name of other weights, a file, or none.",
         )
     try:
         if path.suffix.lower() == ".safetensors":

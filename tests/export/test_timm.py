@@ -1,0 +1,39 @@
+"""Models of timm go the same way as torchvision's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.export.test_formats import whole_way
+from tests.zoo.test_timm_optional import BLOCKER, python
+
+ONE_OF_EACH_KIND = [
+    "timm/resnet10t.c3_in1k",
+    "timm/test_convnext",
+    "timm/test_coatnet",
+    "timm/test_vit",
+]
+"""CoAtNet has tables that are in no state dict, ViT an embedding for one size of the input."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ONE_OF_EACH_KIND)
+def test_a_model_goes_the_whole_way(architecture: str, tmp_path: Path) -> None:
+    whole_way(architecture, tmp_path)
+    # Exported, it is served without timm.
+    program = (
+        BLOCKER
+        + """
+from pathlib import Path
+from tlserve.bundle import Bundle
+from tlserve.runtime import Predictor
+from tlserve.runtime.golden import check_golden
+(path,) = Path(sys.argv[1]).iterdir()
+bundle = Bundle.read(path)
+for name in "onnx", "torchscript":
+    print(check_golden(bundle, Predictor.load(bundle, name).backend).passed)
+"""
+    )
+    assert python(program, str(tmp_path / "models")) == "True\nTrue\n"

@@ -1,0 +1,13 @@
+"""Suggestions for a name that is not known."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+
+def nearest(name: str, known: Sequence[str]) -> list[str]:
+    """Find up to three known names that are like ``name``, the likeliest first."""
+    wanted = name.lower().replace("-", "_")
+    near = [other for other in known if wanted and other.startswith(wanted)][:3]
+    return near or difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
