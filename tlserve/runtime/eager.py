@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -54,7 +56,11 @@ def rebuild(bundle: Bundle) -> nn.Module:
         image_size=manifest.preprocessing.crop[0],
     )
     try:
-        model.load_state_dict(load_file(path), strict=True, assign=True)
+        state = OrderedDict(load_file(path))
+        # The versions of the modules' formats, which safetensors does not keep and MNASNet asks
+        # for: a bundle's keys are those of the installed torchvision.
+        state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+        model.load_state_dict(state, strict=True, assign=True)
     except (RuntimeError, SafetensorError) as error:
         raise BundleFileError(
             f"The weights in {path} do not fit {manifest.architecture} with "
