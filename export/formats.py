@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from export import onnx, torchscript
 from tlserve.bundle import Bundle
-from tlserve.bundle.manifest import Scalar
+from tlserve.bundle.manifest import FileKind, Scalar
 
 FormatName = Literal["onnx", "torchscript"]
 
@@ -26,15 +26,22 @@ class Format:
         file: The file's name inside the bundle.
         write: Exports a model and returns details for the manifest.
         read_metadata: Gives the metadata text of a written file.
+        companions: Further files that :attr:`write` may leave beside it, with their kinds.
     """
 
     file: str
     write: Callable[[nn.Module, torch.Tensor, Path, str], dict[str, Scalar]]
     read_metadata: Callable[[Path], str]
+    companions: dict[str, FileKind] = field(default_factory=dict)
 
 
 FORMATS: dict[FormatName, Format] = {
-    "onnx": Format("model.onnx", onnx.write, onnx.read_metadata),
+    "onnx": Format(
+        "model.onnx",
+        onnx.write,
+        onnx.read_metadata,
+        {f"model.onnx{onnx.DATA_SUFFIX}": "onnx-data"},
+    ),
     "torchscript": Format("model.torchscript.pt", torchscript.write, torchscript.read_metadata),
 }
 

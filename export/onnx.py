@@ -18,14 +18,23 @@ from tlserve.bundle.manifest import Scalar
 METADATA = "tlserve"
 INPUT, OUTPUT, BATCH = "images", "logits", "batch"
 
+DATA_SUFFIX = ".data"
+"""Added to the model's file name: where the weights are that do not fit into one file."""
+
+MAX_WEIGHTS_IN_FILE = 2**31 - 2**26
+"""Bytes. A protobuf holds at most 2 GiB; 64 MiB of it are left for the graph."""
+
 
 def write(model: nn.Module, example: torch.Tensor, path: Path, metadata: str) -> dict[str, Scalar]:
     """Export a model to one ONNX file with a dynamic batch axis.
 
+    Weights of more than :data:`MAX_WEIGHTS_IN_FILE` go into a second file beside it, as ONNX's
+    external data.
+
     Args:
         model: In evaluation mode, on the CPU.
         example: float32, shape [N, 3, height, width], N > 1: an axis of 1 would be specialised.
-        path: The file to write.
+        path: The file to write; with :data:`DATA_SUFFIX`, the second one.
         metadata: Kept in the file's ``metadata_props``.
 
     Returns:
@@ -43,17 +52,27 @@ def write(model: nn.Module, example: torch.Tensor, path: Path, metadata: str) ->
         )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
-    proto = program.model_proto
-    onnx.helper.set_model_props(proto, {METADATA: metadata})
-    onnx.checker.check_model(proto, full_check=True)
-    path.write_bytes(proto.SerializeToString())
-    return {"opset": next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))}
+    program.model.metadata_props[METADATA] = metadata
+    if _weights_size(program) > MAX_WEIGHTS_IN_FILE:
+        program.save(path, external_data=True)
+        onnx.checker.check_model(str(path), full_check=True)
+    else:
+        # Checked as bytes: the checker would make them once more of a model.
+        content = program.model_proto.SerializeToString()
+        onnx.checker.check_model(content, full_check=True)
+        path.write_bytes(content)
+    return {"opset": program.model.opset_imports[""]}
 
 
 def read_metadata(path: Path) -> str:
     """Read what :func:`write` kept beside the weights."""
     proto = onnx.load_model(str(path), load_external_data=False)
     return next((p.value for p in proto.metadata_props if p.key == METADATA), "")
+
+
+def _weights_size(program: torch.onnx.ONNXProgram) -> int:
+    tensors = (value.const_value for value in program.model.graph.initializers.values())
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import torch
 
 from export.formats import FORMATS, FormatName, metadata
 from export.parity import (
+    BATCH_SIZES,
     Level,
     ValidationLogits,
     compare_bytes,
@@ -35,12 +36,21 @@ _EXAMPLE_SEED = 7
 
 @dataclass(frozen=True)
 class Parity:
-    """The outcome for one exported file."""
+    """The outcome for one exported file.
+
+    Attributes:
+        format: What was exported.
+        file: The file's name inside the bundle.
+        sha256: Its hash.
+        levels: What was compared.
+        companions: The hashes of the files that are read along with it, by name.
+    """
 
     format: FormatName
     file: str
     sha256: str
     levels: tuple[Level, ...]
+    companions: dict[str, str]
 
     @property
     def passed(self) -> bool:
@@ -70,6 +80,7 @@ def export(
     *,
     data: Path | None = None,
     without_validation: bool = False,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
     progress: Progress | None = None,
 ) -> Bundle:
     """Export a bundle's model and add the files to the bundle, if they pass the parity check.
@@ -79,6 +90,7 @@ def export(
         formats: Which files to write; existing ones of the same formats are replaced.
         data: The image folder, where it is no longer at the path that the bundle recorded.
         without_validation: Leave the decisions level out; the report says so.
+        batch_sizes: The batches that the numbers level compares; the report names them.
         progress: Told what happens.
 
     Raises:
@@ -103,7 +115,7 @@ def export(
         progress.end()
         draft = staged.write_manifest(staged.manifest())
         candidates = {name: load_backend(draft, name) for name in formats}
-        results = _compare(draft, reference, candidates, root, samples, progress)
+        results = _compare(draft, reference, candidates, root, samples, batch_sizes, progress)
         progress.parity(results)
         failed = [r for r in results if not r.passed]
         if failed:
@@ -121,10 +133,16 @@ def _write(staged: StagedBundle, bundle: Bundle, reference: Backend, name: Forma
     generator = torch.Generator().manual_seed(_EXAMPLE_SEED)
     example = torch.randn(_EXAMPLE_BATCH, 3, height, width, generator=generator)
     target = staged.fresh(FORMATS[name].file)
+    # Those of an earlier export would be left where this one needs none.
+    for companion in FORMATS[name].companions:
+        staged.drop(companion)
     try:
         with writing_to(staged.target):
             details = FORMATS[name].write(model, example, target, metadata(bundle))
             staged.add(FORMATS[name].file, name, precision="float32", details=details)
+            for companion, kind in FORMATS[name].companions.items():
+                if (staged.path / companion).exists():
+                    staged.add(companion, kind, precision="float32")
     except TlserveError:
         raise
     except Exception as error:
@@ -162,10 +180,14 @@ def _compare(
     candidates: dict[FormatName, Backend],
     root: Path,
     samples: list[Sample],
+    batch_sizes: Sequence[int],
     progress: Progress,
 ) -> list[Parity]:
     """Run the levels, the one that needs the whole validation set last and only if all passed."""
-    quick = {name: _quick_levels(draft, reference, name, b) for name, b in candidates.items()}
+    quick = {
+        name: _quick_levels(draft, reference, name, candidate, batch_sizes)
+        for name, candidate in candidates.items()
+    }
     decisions = {name: Level("decisions", None, remark="not run: no images") for name in candidates}
     if any(level.passed is False for levels in quick.values() for level in levels):
         decisions = {
@@ -183,24 +205,30 @@ def _compare(
             name: compare_decisions(validation["eager"], validation[name].logits)
             for name in candidates
         }
+    files = draft.manifest.files
     return [
         Parity(
             name,
             FORMATS[name].file,
-            draft.manifest.files[FORMATS[name].file].sha256,
+            files[FORMATS[name].file].sha256,
             (*quick[name], decisions[name]),
+            {c: files[c].sha256 for c in FORMATS[name].companions if c in files},
         )
         for name in candidates
     ]
 
 
 def _quick_levels(
-    draft: Bundle, reference: Backend, name: FormatName, candidate: Backend
+    draft: Bundle,
+    reference: Backend,
+    name: FormatName,
+    candidate: Backend,
+    batch_sizes: Sequence[int],
 ) -> list[Level]:
     described = FORMATS[name].read_metadata(draft.path / FORMATS[name].file)
     return [
         compare_description(metadata(draft), described),
-        compare_numbers(draft, reference, candidate),
+        compare_numbers(draft, reference, candidate, batch_sizes),
         compare_bytes(draft, candidate),
     ]
 

@@ -12,14 +12,17 @@ from tests.folders import write_parts
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+_ON_DEMAND = ("giant", "zoo")
+"""Markers of tests that run only if -m names them."""
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what takes too long for every run, unless it is asked for."""
-    if "giant" in config.getoption("markexpr"):
-        return
-    giants = [item for item in items if item.get_closest_marker("giant")]
-    config.hook.pytest_deselected(items=giants)
-    items[:] = [item for item in items if not item.get_closest_marker("giant")]
+    asked = config.getoption("markexpr")
+    unasked = [marker for marker in _ON_DEMAND if marker not in asked]
+    left_out = [item for item in items if any(map(item.get_closest_marker, unasked))]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session")

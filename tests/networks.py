@@ -17,24 +17,23 @@ def shapes(architecture: str, num_classes: int) -> nn.Module:
     return skeleton(architecture, num_classes)
 
 
-def stand_in(architecture: str, num_classes: int, side: int) -> nn.Module:
+def stand_in(
+    architecture: str, num_classes: int, side: int, *, passes: int = 3, images: int = 32
+) -> nn.Module:
     """Build a network with random weights whose activations have the size of trained ones.
 
-    Freshly initialised batch normalisations let the signal die out, and a network that says the
-    same of everything cannot prove an export: their statistics come from a few forward passes.
+    A network that says the same of everything cannot prove an export. Freshly initialised batch
+    normalisations let the signal die out: their statistics come from ``passes`` forward passes of
+    ``images`` images each. Networks with layer normalisation start with blocks that do next to
+    nothing (ConvNeXt scales them by 1e-6) and attention that looks nowhere in particular: these
+    get weights of a size that matters.
     """
     torch.manual_seed(0)
     model = build(architecture, num_classes, image_size=side).eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None
-            module.train()
     with torch.no_grad():
-        for _ in range(3):
-            # Flat colours, smooth shapes and noise: what photographs and drawings are made of.
-            flat, noise = torch.randn(32, 3, 1, 1), torch.randn(32, 3, side, side)
-            smooth = functional.interpolate(torch.randn(32, 3, 4, 4), (side, side), mode="bicubic")
-            model(flat + smooth + noise * torch.rand(32, 1, 1, 1))
+        if any(isinstance(module, nn.LayerNorm) for module in model.modules()):
+            _wake(model)
+        _normalise(model, side, passes, images)
     return model.eval()
 
 
@@ -60,3 +59,27 @@ def filled(architecture: str, num_classes: int, side: int) -> nn.Module:
                 start = torch.zeros if "mean" in name else torch.ones
                 module.register_buffer(name, start(buffer.shape))
     return model
+
+
+def _wake(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+    for name, parameter in model.named_parameters():
+        if name.endswith("layer_scale"):
+            nn.init.ones_(parameter)
+        elif name.endswith(("pos_embedding", "relative_position_bias_table")):
+            nn.init.normal_(parameter, std=0.5)
+
+
+def _normalise(model: nn.Module, side: int, passes: int, images: int) -> None:
+    modules = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    for module in modules:
+        module.momentum = None
+        module.train()
+    for _ in range(passes if modules else 0):
+        # Flat colours, smooth shapes and noise: what photographs and drawings are made of.
+        flat, noise = torch.randn(images, 3, 1, 1), torch.randn(images, 3, side, side)
+        small = torch.randn(images, 3, 4, 4)
+        smooth = functional.interpolate(small, (side, side), mode="bicubic")
+        model(flat + smooth + noise * torch.rand(images, 1, 1, 1))

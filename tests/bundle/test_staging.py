@@ -202,6 +202,18 @@ def test_an_empty_folder_may_be_replaced(tmp_path: Path) -> None:
     write_plain(tmp_path / "b", overwrite=True).verify()
 
 
+def test_a_file_that_was_taken_along_can_be_left_out(tmp_path: Path) -> None:
+    old = write_plain(tmp_path / "b", b"old")
+    with stage(old.path, base=old) as staged:
+        staged.drop("golden/a.png")
+        staged.drop("never-there")
+        assert (old.path / "golden" / "a.png").read_bytes() == b"old"
+        new = staged.commit(staged.manifest())
+    new.verify()
+    assert list(new.manifest.files) == ["weights.safetensors"]
+    assert not (new.path / "golden" / "a.png").exists()
+
+
 def test_adding_to_a_bundle_shares_its_files_and_cannot_alter_them(tmp_path: Path) -> None:
     old = write_plain(tmp_path / "b", b"old")
     held = tmp_path / "held"

@@ -20,7 +20,14 @@ Interpolation = Literal[
     "nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos"
 ]
 FileKind = Literal[
-    "weights", "golden-image", "golden-logits", "split", "onnx", "torchscript", "parity"
+    "weights",
+    "golden-image",
+    "golden-logits",
+    "split",
+    "onnx",
+    "onnx-data",
+    "torchscript",
+    "parity",
 ]
 Precision = Literal["float32"]
 Scalar = str | int | float | bool | None

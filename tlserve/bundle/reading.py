@@ -24,6 +24,9 @@ MANIFEST = "bundle.json"
 _ATTEMPTS = 10
 WEIGHTS = "weights.safetensors"
 
+_READ_ALONG: dict[FileKind, FileKind] = {"onnx": "onnx-data"}
+"""What is read with a file of a kind, by whoever opens that file: the data that it refers to."""
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -94,6 +97,8 @@ class Bundle:
     def verified(self, kind: FileKind) -> Path:
         """Give the one file of a kind, its hash compared.
 
+        So are those of the files that are read along with it.
+
         Raises:
             BundleFileError: The bundle has no file of this kind.
             ChecksumError: The file is not the one that was written.
@@ -108,7 +113,8 @@ class Bundle:
                     else "Make the bundle again."
                 ),
             )
-        self.verify([names[0]])
+        along = _READ_ALONG.get(kind)
+        self.verify([names[0], *(self.names(along) if along else [])])
         return self.path / names[0]
 
     def verify(self, names: list[str] | None = None) -> None:

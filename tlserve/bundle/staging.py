@@ -75,6 +75,11 @@ class StagedBundle:
             details=details or {},
         )
 
+    def drop(self, name: str) -> None:
+        """Leave a file out that may have been taken along."""
+        (self.path / name).unlink(missing_ok=True)
+        self._entries.pop(name, None)
+
     def entry(self, name: str) -> FileEntry:
         """Give what is recorded of a file."""
         return self._entries[name]

@@ -14,6 +14,7 @@ from tlserve.errors import BundleFileError
 from tlserve.runtime.backend import Backend, Device
 from tlserve.runtime.torch_device import torch_device
 from tlserve.zoo.architectures import fillable
+from tlserve.zoo.state_dict import versioned
 
 
 class TorchBackend:
@@ -54,7 +55,8 @@ def rebuild(bundle: Bundle) -> nn.Module:
         image_size=manifest.preprocessing.crop[0],
     )
     try:
-        model.load_state_dict(load_file(path), strict=True, assign=True)
+        state = versioned(load_file(path), model)
+        model.load_state_dict(state, strict=True, assign=True)
     except (RuntimeError, SafetensorError) as error:
         raise BundleFileError(
             f"The weights in {path} do not fit {manifest.architecture} with "

@@ -19,6 +19,7 @@ from tlserve.errors import UsageError, WeightsError
 from tlserve.zoo.architectures import head_parameters, is_timm
 from tlserve.zoo.blocks import ordered_blocks
 from tlserve.zoo.presets import weights_entry
+from tlserve.zoo.state_dict import versioned
 
 _FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 _SHOWN_KEYS = 5
@@ -111,7 +112,7 @@ def load_backbone(model: nn.Module, architecture: str, pretrained: Pretrained) -
             f"The weights {pretrained.source} do not fit {architecture}: {'; '.join(problems)}.",
             hint="Is --arch the architecture that they were made for?",
         )
-    model.load_state_dict(given, strict=False)
+    model.load_state_dict(versioned(given, model), strict=False)
 
 
 def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:

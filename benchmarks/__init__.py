@@ -1,0 +1,1 @@
+"""Measurements; their results are in ``benchmarks/results/`` and in the documentation."""
