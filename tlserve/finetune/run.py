@@ -30,6 +30,7 @@ from tlserve.data.check import CheckedFolder, check_images, fingerprint
 from tlserve.data.folder import scan
 from tlserve.data.split import Split, split, write_split
 from tlserve.errors import TlserveError
+from tlserve.finetune.allocator import keep_freed_memory
 from tlserve.finetune.auto import train_auto
 from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.events import Events
@@ -101,6 +102,8 @@ def finetune(config: FinetuneConfig, events: Events) -> Bundle:
         f"{len(folder.classes)} classes, on {device.type}."
     )
 
+    if device.type == "cpu":
+        keep_freed_memory()
     torch.manual_seed(config.seed)
     model = build(config.arch, len(folder.classes), image_size=spec.crop[0])
     load_backbone(model, config.arch, pretrained)
