@@ -34,8 +34,9 @@ from tlserve.zoo.architectures import head_parameters, skeleton
 BATCH_SIZES = (1, 2, 7)
 """What parity is compared at; a batch of 32 large images would take a CPU minutes."""
 
-PROBABILITY_TOLERANCE = 1e-5
-"""The largest difference of a probability between two backends' answers to one image."""
+PROBABILITY_TOLERANCE = FLOAT32_TOLERANCE
+"""The largest difference of a probability between two backends' answers to one image: as for
+logits, a share of the range, which is 1."""
 
 _PRETRAINED_CLASSES = 1000
 _IMAGES_OF_A_CLASS = 2
