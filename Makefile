@@ -7,9 +7,9 @@ BIN := .venv/bin
 demo: install
 	$(BIN)/python examples/demo.py
 
-# Tests run side by side, so each has one thread for its arithmetic.
+# Tests run side by side, so each has one thread for its arithmetic, and waits without spinning.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 check: install
 	$(BIN)/ruff format --check .

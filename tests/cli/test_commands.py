@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -230,15 +231,19 @@ def test_an_interrupted_run_leaves_no_half_bundle(tmp_path: Path, number: signal
     )
     best = tmp_path / "runs" / "flat" / "best.safetensors"
     deadline = time.monotonic() + 120
-    while not best.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert best.exists()
-    if number == signal.SIGINT:
-        # As a terminal does for Ctrl-C: to the processes that load images too.
-        os.killpg(process.pid, number)
-    else:
-        process.send_signal(number)
-    output, errors = process.communicate(timeout=60)
+    try:
+        while not best.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert best.exists()
+        if number == signal.SIGINT:
+            # As a terminal does for Ctrl-C: to the processes that load images too.
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        output, errors = process.communicate(timeout=60)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert f"--weights {best}" in output

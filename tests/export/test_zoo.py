@@ -33,7 +33,7 @@ ONE_OF_EACH_KIND = frozenset(
 _ALWAYS = (pytest.mark.slow,)
 _ON_DEMAND = (pytest.mark.slow, pytest.mark.zoo, pytest.mark.timeout(1800))
 
-_SIDES = (64, 70, 224)
+_SIDES = (64, 70, 224, 299)
 """Pixels; the first one that a network takes: the kinds of layers are the same at any size."""
 
 

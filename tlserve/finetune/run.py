@@ -202,7 +202,9 @@ def _write_bundle(
             staged.add(_SPLIT, "split")
             # Recorded is the model that the bundle gives back, not the one in memory.
             best = rebuild(staged.write_manifest(staged.manifest(**fields)))
-            backend = TorchBackend(best, torch.device("cpu"), available_processors())
+            # As many threads as training had: the number is the process's, and another one would
+            # change the sums of whatever is trained next.
+            backend = TorchBackend(best, torch.device("cpu"), torch.get_num_threads())
             write_golden(staged, config.data, parts.val, spec, backend)
         return staged.commit(staged.manifest(**fields))
 
