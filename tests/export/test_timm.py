@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.whole_way import go
-from tests.zoo.test_timm_optional import BLOCKER, python
+from tests.interpreter import python, without
 
 ONE_OF_EACH_KIND = [
     "timm/resnet10t.c3_in1k",
@@ -25,7 +25,7 @@ def test_a_model_goes_the_whole_way(architecture: str, tmp_path: Path) -> None:
     assert go(architecture, _SIDE, tmp_path).spread > 0.1
     # Exported, it is served without timm.
     program = (
-        BLOCKER
+        without("timm")
         + """
 from pathlib import Path
 from tlserve.bundle import Bundle

@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from tests.bundles import golden_files
+from tests.interpreter import python, without
 from tlserve.bundle import Bundle
 from tlserve.runtime import Predictor
 
-BLOCKER = """
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "torchvision", "safetensors"}:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Blocker())
-"""
-
-
-def python(program: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program, *arguments],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return done.stdout
+BLOCKER = without("torch", "torchvision", "safetensors")
 
 
 def test_the_onnx_backend_answers_where_torch_is_absent(bundle: Bundle, tmp_path: Path) -> None:

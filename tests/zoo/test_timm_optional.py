@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 from tests.folders import write_parts
+from tests.interpreter import python, without
 
-BLOCKER = """
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "timm":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Blocker())
-"""
+BLOCKER = without("timm")
 
 FINETUNE = """
 import sys
@@ -38,16 +28,6 @@ assert Predictor.load(bundle, "eager").predict(
 )
 print("answered")
 """
-
-
-def python(program: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program, *arguments],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return done.stdout
 
 
 def test_torchvisions_architectures_do_not_import_timm(tmp_path: Path) -> None:
