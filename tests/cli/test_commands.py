@@ -129,6 +129,14 @@ def test_inspect_shows_a_bundle_and_an_architecture(exported: Path) -> None:
     assert strategies["gradual"]["from_epoch"] > 1
 
 
+def test_inspect_shows_an_architecture_of_timm() -> None:
+    content = json.loads(tlserve("inspect", "timm/resnet10t", "--json").stdout)
+    assert [b["block"] for b in content["blocks"]] == [
+        *("stem", "layer1", "layer2", "layer3", "layer4", "head")
+    ]
+    assert "Did you mean timm/resnet10t" in fails(2, "inspect", "timm/resnet10tt")
+
+
 def test_inspect_without_a_name_lists_the_architectures() -> None:
     listed = tlserve("inspect").stdout
     assert "The 80 architectures of torchvision" in listed

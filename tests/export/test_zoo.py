@@ -58,4 +58,5 @@ def test_an_architecture_goes_the_whole_way(architecture: str, tmp_path: Path) -
     outcome = go(architecture, _side(architecture), tmp_path)
     assert outcome.torchscript.difference <= 1e-4
     assert outcome.onnx.difference <= 1e-4
-    assert outcome.spread > 0.1
+    # 200 times what parity allows: the outputs do tell the images apart.
+    assert outcome.spread > 0.02

@@ -34,6 +34,7 @@ def inspect(
 ) -> None:
     """Show a bundle or an architecture: structure, head, preprocessing, files and parity."""
     from tlserve.bundle import Bundle
+    from tlserve.zoo.names import is_timm
 
     if model is None:
         _list_architectures(as_json)
@@ -44,7 +45,7 @@ def inspect(
         bundle.verify()
         _show_bundle(bundle, as_json)
         return
-    if len(path.parts) > 1:
+    if len(path.parts) > 1 and not is_timm(model):
         raise BundleNotFoundError(f"There is no bundle at {path}.")
     _show_architecture(model, as_json)
 

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torchvision.models import get_model, list_models
 
 from tlserve.errors import UsageError
-from tlserve.zoo.names import nearest
+from tlserve.zoo.names import is_timm, nearest
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     # Their weights were trained on inputs that these networks scale by themselves; without an
@@ -48,11 +48,6 @@ fine-tuning tutorial; the paper (https://arxiv.org/abs/1512.00567) gives no numb
 def architectures() -> tuple[str, ...]:
     """Name the classifiers of the installed torchvision."""
     return tuple(list_models(module=torchvision.models))
-
-
-def is_timm(name: str) -> bool:
-    """Tell whether an architecture is one of timm's rather than torchvision's."""
-    return name.startswith("timm/")
 
 
 def check_architecture(name: str) -> None:

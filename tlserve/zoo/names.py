@@ -1,9 +1,14 @@
-"""Suggestions for a name that is not known."""
+"""Names of architectures."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+
+
+def is_timm(name: str) -> bool:
+    """Tell whether an architecture is one of timm's rather than torchvision's."""
+    return name.startswith("timm/")
 
 
 def nearest(name: str, known: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from torchvision.models import get_model_weights
 
 from tlserve.bundle.manifest import Decoding, Preprocessing
 from tlserve.errors import UsageError
-from tlserve.zoo.architectures import is_timm
+from tlserve.zoo.names import is_timm
 
 
 def from_torchvision(transforms: Any, *, decoding: Decoding | None = None) -> Preprocessing:

@@ -16,8 +16,9 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 from tlserve.bundle.files import sha256_of
 from tlserve.errors import UsageError, WeightsError
-from tlserve.zoo.architectures import head_parameters, is_timm
+from tlserve.zoo.architectures import head_parameters
 from tlserve.zoo.blocks import ordered_blocks
+from tlserve.zoo.names import is_timm
 from tlserve.zoo.presets import weights_entry
 from tlserve.zoo.state_dict import versioned
 
