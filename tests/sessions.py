@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from tlserve.bundle.files import sha256_of
 from tlserve.data.folder import scan
 from tlserve.data.split import split
 from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.events import Events
+from tlserve.finetune.features import FeatureCache
 from tlserve.finetune.session import Session, open_session
 from tlserve.zoo.presets import preset, with_image_size
 
@@ -22,6 +24,7 @@ def session(
     *,
     events: Events | None = None,
     pretrained: bool = True,
+    cache: FeatureCache | None = None,
 ) -> Session:
     """Open a session on the CPU, in this process."""
     spec = with_image_size(preset(config.arch), config.image_size or 32)
@@ -30,10 +33,12 @@ def session(
         model,
         config,
         parts,
+        {s.path: sha256_of(config.data / s.path) for s in (*parts.train, *parts.val)},
         spec,
         0,
         torch.device("cpu"),
         run,
         events or Events(),
         pretrained=pretrained,
+        cache=cache,
     )

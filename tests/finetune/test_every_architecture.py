@@ -76,7 +76,7 @@ def _check_step(
         modules = tuple(f"{m}." for block in opened.blocks[-count:] for m in block.modules)
         before = {k: v.clone() for k, v in model.state_dict().items()}
         stepper.begin_epoch(epoch)
-        loss = stepper.step(images, labels, 1.0)
+        loss = stepper.step(model, images, labels, 1.0)
         assert torch.isfinite(loss)
 
         after = model.state_dict()

@@ -115,7 +115,7 @@ def test_optimiser_memory_falls_with_frozen_layers(colours: Path, tmp_path: Path
         stepper = Stepper(opened, config, make_plan(config, opened.blocks, 1e-3))
         stepper.begin_epoch(1)
         images, labels = next(iter(opened.train))
-        stepper.step(images, labels, 1.0)
+        stepper.step(opened.model, images, labels, 1.0)
         trained = sum(p.numel() for p in opened.model.parameters() if p.requires_grad)
         found[strategy] = state_bytes(stepper.optimizer)
         # Two float32 moments of each parameter, and a counter.
@@ -227,7 +227,7 @@ def test_gradients_are_clipped(colours: Path, tmp_path: Path) -> None:
     before = [p.detach().clone() for p in opened.model.parameters()]
     stepper.begin_epoch(1)
     images, labels = next(iter(opened.train))
-    stepper.step(images, labels, 1.0)
+    stepper.step(opened.model, images, labels, 1.0)
     moved = [
         (p.detach() - b).square().sum()
         for p, b in zip(opened.model.parameters(), before, strict=True)

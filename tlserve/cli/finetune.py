@@ -199,6 +199,14 @@ def finetune(
     cutmix: Annotated[
         float, typer.Option(help="CutMix's alpha; 0: none.", rich_help_panel=_IMAGES)
     ] = 0.0,
+    views: Annotated[
+        int | None,
+        typer.Option(
+            help="Augmented views of each image, where what frozen blocks make of it is kept.",
+            show_default="2, or one for 8 epochs",
+            rich_help_panel=_IMAGES,
+        ),
+    ] = None,
     jpeg_draft: Annotated[
         int | None,
         typer.Option(
@@ -248,6 +256,17 @@ def finetune(
             rich_help_panel=_PLACE,
         ),
     ] = Path("runs"),
+    cache: Annotated[
+        Literal["auto", "float32", "float16", "off"],
+        typer.Option(
+            help="How to keep what frozen blocks make of the images, in the folder of the runs; "
+            "auto: float32 where there is room, else float16.",
+            rich_help_panel=_PLACE,
+        ),
+    ] = "auto",
+    cache_budget: Annotated[
+        float, typer.Option(help="The room for that, in GB.", rich_help_panel=_PLACE)
+    ] = 20.0,
     overwrite: Annotated[
         bool,
         typer.Option(

@@ -22,6 +22,9 @@ View = tuple[int, int]
 Batch = tuple[Tensor, Tensor]
 """Images, float32 [N, 3, height, width], and labels, int64 [N]; of one image, without N."""
 
+Inputs = Tensor | tuple[Tensor, ...]
+"""What a network or a part of it takes: images, or tensors of each image."""
+
 _SEED_LIMIT = 2**63 - 1
 
 _POLICIES = {"randaugment": v2.RandAugment, "trivialaugment": v2.TrivialAugmentWide}
@@ -116,7 +119,13 @@ class ViewBatches(Sampler[list[View]]):
             order = generator.choice(self.count, size=self.count, p=self.weights)
         else:
             order = generator.permutation(self.count) if self.shuffle else np.arange(self.count)
-        seeds = generator.integers(_SEED_LIMIT, size=self.count)
+        # The seeds belong to the images, whatever their order; drawn several times, an image needs
+        # several.
+        seeds = np.random.default_rng((self.seed, self.epoch, 1)).integers(
+            _SEED_LIMIT, size=self.count
+        )
+        if self.weights is None:
+            seeds = seeds[order]
         views = [(int(index), int(seed)) for index, seed in zip(order, seeds, strict=True)]
         starts = list(range(0, self.count, self.batch_size))
         if self.shuffle and len(starts) > 1 and self.count - starts[-1] == 1:

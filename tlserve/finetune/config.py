@@ -15,10 +15,12 @@ ScheduleName = Literal["plateau", "cosine", "step", "constant"]
 AutoAugment = Literal["none", "randaugment", "trivialaugment"]
 Balance = Literal["none", "class-weights", "sampler"]
 Precision = Literal["auto", "float32", "bf16", "fp16"]
+CacheMode = Literal["auto", "float32", "float16", "off"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 
 NOT_RECORDED = frozenset(
     {"data", "output", "runs", "overwrite", "name", "device", "workers", "budget"}
+    | {"cache_budget"}
 )
 """Settings of where and on what a run happens, not of what it trains."""
 
@@ -52,6 +54,9 @@ class Recipe:
         flip: Whether images are mirrored at random.
         min_scale: The smallest share of an image's area that a random crop keeps.
         balance: What is done where classes have different numbers of images.
+        views: Augmented views of an image, where what frozen blocks make of it is kept.
+        cache: How what frozen blocks make of the images is kept; ``auto``: float32 where there is
+            room, else float16.
         budget: ``auto``: fine-tuning is begun only if it will take at most so many minutes.
     """
 
@@ -78,6 +83,8 @@ class Recipe:
     flip: bool = True
     min_scale: float = 0.35
     balance: Balance = "none"
+    views: int | None = None
+    cache: CacheMode = "auto"
     budget: float = 60.0
 
 
@@ -99,6 +106,7 @@ class FinetuneConfig(Recipe):
         device: ``auto``, ``cpu`` or ``cuda``.
         output: The folder that the bundle is put into.
         runs: The folder for what is kept of a run outside the bundle.
+        cache_budget: The room for what frozen blocks made of images, in ``runs``, in GB.
         overwrite: Whether an existing bundle of that name is replaced.
     """
 
@@ -115,6 +123,7 @@ class FinetuneConfig(Recipe):
     device: DeviceName = "auto"
     output: Path = Path("models")
     runs: Path = Path("runs")
+    cache_budget: float = 20.0
     overwrite: bool = False
 
     def resolved(self) -> FinetuneConfig:
@@ -143,6 +152,8 @@ class FinetuneConfig(Recipe):
             late["patience"] = 6 if config.schedule == "plateau" else 0
         if config.warmup is None:
             late["warmup"] = min(1.0, config.epochs / 10) if config.schedule == "cosine" else 0.0
+        if config.views is None:
+            late["views"] = max(_FEWEST_VIEWS, config.epochs // _EPOCHS_A_VIEW)
         return replace(config, **late)
 
     def record(self) -> dict[str, Scalar]:
@@ -176,6 +187,8 @@ DEFAULTS: dict[Strategy, dict[str, Any]] = {
 
 WEIGHT_DECAY: dict[OptimizerName, float] = {"sgd": 1e-4, "adam": 0.0, "adamw": 1e-2}
 
+_FEWEST_VIEWS, _EPOCHS_A_VIEW = 2, 8
+
 _RANGES: dict[str, tuple[float, float, str]] = {
     "unfreeze": (1, 10_000, "at least 1: the head"),
     "freeze": (1, 10_000, "at least 1"),
@@ -194,6 +207,8 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "cutmix": (0, 1000, "0 or more"),
     "min_scale": (1e-6, 1, "above 0 and at most 1"),
     "budget": (0, 1e9, "0 or more minutes"),
+    "views": (1, 10_000, "at least 1"),
+    "cache_budget": (0, 1e9, "0 or more GB"),
     "val_fraction": (1e-6, 0.999999, "above 0 and below 1"),
     "image_size": (16, 4096, "from 16 to 4096 pixels"),
     "jpeg_draft": (1, 1000, "at least 1"),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader
 
-from tlserve.data.loading import Batch
+from tlserve.data.loading import Inputs
 from tlserve.finetune.events import Events
 
 MEMORY_FORMAT = torch.channels_last
@@ -40,17 +40,32 @@ class Evaluation:
         return other is None or (self.correct, -self.loss) > (other.correct, -other.loss)
 
 
+def on_device(inputs: Inputs, device: torch.device) -> tuple[Tensor, ...]:
+    """Bring a network's inputs to where it is, those with four axes channels last."""
+    tensors = inputs if isinstance(inputs, tuple) else (inputs,)
+    return tuple(
+        t.to(
+            device,
+            non_blocking=True,
+            memory_format=MEMORY_FORMAT if t.dim() == 4 else torch.preserve_format,
+        )
+        for t in tensors
+    )
+
+
 def evaluate(
-    model: nn.Module, batches: DataLoader[Batch], device: torch.device, events: Events
+    model: nn.Module,
+    batches: Iterable[tuple[Inputs, Tensor]],
+    device: torch.device,
+    events: Events,
 ) -> Evaluation:
-    """Run a model over the images of a loader, in evaluation mode, float32."""
+    """Run a model over batches of inputs and labels, in evaluation mode, float32."""
     model.eval()
     logits: list[Tensor] = []
     labels: list[Tensor] = []
     with torch.inference_mode():
-        for images, label in batches:
-            images = images.to(device, non_blocking=True, memory_format=MEMORY_FORMAT)
-            logits.append(model(images).cpu())
+        for inputs, label in batches:
+            logits.append(model(*on_device(inputs, device)).cpu())
             labels.append(label)
             events.advance(len(label))
     return measure(torch.cat(logits), torch.cat(labels))

@@ -18,6 +18,7 @@ from tlserve.errors import TlserveError
 from tlserve.finetune.average import averaged
 from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.evaluate import Evaluation, evaluate
+from tlserve.finetune.feed import make_feed
 from tlserve.finetune.optimizer import state_bytes
 from tlserve.finetune.schedule import Schedule
 from tlserve.finetune.session import Session
@@ -75,23 +76,26 @@ def train(session: Session, config: FinetuneConfig, *, begun: Evaluation | None 
     if begun is not None:
         save_weights(model, checkpoint)
 
+    stages = {stage.first: stage for stage in plan.stages(config.epochs)}
     for number in range(1, config.epochs + 1):
         started = time.monotonic()
-        session.views.epoch = number
         rate = config.lr * schedule.factor
-        events.begin(f"epoch {number}/{config.epochs}", session.views.count)
         stepper.begin_epoch(number)
+        if number in stages:
+            feed = make_feed(session, config, stages[number], kept)
+        events.begin(f"epoch {number}/{config.epochs}", session.views.count)
         # Summed on the device: reading the loss at each step would wait for it.
         total = torch.zeros((), device=session.device)
-        for images, labels in session.train:
-            total += stepper.step(images, labels, schedule.factor) * len(labels)
+        for inputs, labels in feed.train(number):
+            loss = stepper.step(feed.network, inputs, labels, schedule.factor)
+            total += loss * len(labels)
             schedule.after_step()
             if mean is not None:
                 mean.update_parameters(model)
             events.advance(len(labels))
         train_loss = float(total) / session.views.count
-        events.begin("validation", len(session.val.dataset))  # type: ignore[arg-type]
-        result = evaluate(kept, session.val, session.device, events)
+        events.begin("validation", len(session.val_samples))
+        result = evaluate(feed.kept, feed.val, session.device, events)
         events.end()
         if not math.isfinite(train_loss + result.loss):
             raise TlserveError(

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from tlserve.errors import TlserveError
 from tlserve.finetune.config import FinetuneConfig
+from tlserve.finetune.feed import make_feed
 from tlserve.finetune.session import Session
 from tlserve.finetune.stepper import Stepper
 from tlserve.finetune.strategies import make_plan
@@ -37,16 +38,17 @@ def find_rate(session: Session, config: FinetuneConfig) -> float:
     """
     state = copy.deepcopy(session.model.state_dict())
     config = replace(config, lr=1.0)
-    stepper = Stepper(session, config, make_plan(config, session.blocks, 1.0))
+    plan = make_plan(config, session.blocks, 1.0)
+    stepper = Stepper(session, config, plan)
     stepper.begin_epoch(1)
+    feed = make_feed(session, config, plan.stages(config.epochs)[0], session.model)
     rates: list[float] = []
     losses: list[float] = []
     session.events.begin("learning rate", _STEPS * session.views.batch_size)
-    session.views.epoch = 0
-    endless = itertools.chain.from_iterable(itertools.repeat(session.train))
-    for number, (images, labels) in enumerate(itertools.islice(endless, _STEPS)):
+    endless = itertools.chain.from_iterable(map(feed.train, itertools.count(1)))
+    for number, (inputs, labels) in enumerate(itertools.islice(endless, _STEPS)):
         rate = _LOWEST * (_HIGHEST / _LOWEST) ** (number / (_STEPS - 1))
-        loss = float(stepper.step(images, labels, rate))
+        loss = float(stepper.step(feed.network, inputs, labels, rate))
         session.events.advance(session.views.batch_size)
         if not math.isfinite(loss) or loss > _EXPLODED * min([loss, *losses]):
             break

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import platform
 import time
 from pathlib import Path
 
-import numpy
-import PIL
 import torch
-import torchvision
 
-import tlserve
 from tlserve.bundle import Bundle, stage
 from tlserve.bundle.files import writing_to
 from tlserve.bundle.manifest import (
@@ -34,10 +29,12 @@ from tlserve.finetune.allocator import keep_freed_memory
 from tlserve.finetune.auto import train_auto
 from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.events import Events
+from tlserve.finetune.features import FeatureCache
 from tlserve.finetune.golden import write_golden
 from tlserve.finetune.loop import Trained, train
 from tlserve.finetune.rate_finder import with_rate
 from tlserve.finetune.session import Session, open_session
+from tlserve.finetune.versions import versions
 from tlserve.runtime.backend import available_processors
 from tlserve.runtime.eager import TorchBackend, rebuild
 from tlserve.runtime.torch_device import torch_device
@@ -52,6 +49,7 @@ from tlserve.zoo.weights import Pretrained, load_backbone, load_pretrained
 
 _MAX_WORKERS = 8
 _SPLIT = "split.json"
+_FEATURES = ".features"
 
 
 def finetune(config: FinetuneConfig, events: Events) -> Bundle:
@@ -113,12 +111,16 @@ def finetune(config: FinetuneConfig, events: Events) -> Bundle:
             model,
             config,
             parts,
+            checked.sha256,
             spec,
             workers,
             device,
             run,
             events,
             pretrained=bool(pretrained.state),
+            cache=FeatureCache(
+                config.runs / _FEATURES, round(config.cache_budget * 1e9), config.cache
+            ),
         )
         config, trained, selection = _train(session, config)
     except torch.OutOfMemoryError as error:
@@ -191,7 +193,7 @@ def _write_bundle(
             ),
             pretrained=pretrained.source,
             pretrained_sha256=pretrained.sha256,
-            versions=_versions(),
+            versions=versions(),
         ),
     }
     with stage(target, overwrite=config.overwrite) as staged:
@@ -207,14 +209,3 @@ def _write_bundle(
             backend = TorchBackend(best, torch.device("cpu"), torch.get_num_threads())
             write_golden(staged, config.data, parts.val, spec, backend)
         return staged.commit(staged.manifest(**fields))
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "tlserve": tlserve.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "pillow": PIL.__version__,
-        "numpy": numpy.__version__,
-    }

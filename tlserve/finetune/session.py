@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,9 +19,12 @@ from tlserve.data.split import Split
 from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.evaluate import MEMORY_FORMAT
 from tlserve.finetune.events import Events
+from tlserve.finetune.features import FeatureCache
 from tlserve.finetune.objective import class_weights
 from tlserve.zoo.architectures import head_parameters
 from tlserve.zoo.blocks import Block, ordered_blocks
+
+Part = Literal["train", "val"]
 
 _MOST_PROBED = 50_000
 
@@ -35,11 +39,17 @@ class Session:
         blocks: Its blocks, from stem to head.
         head: The names of the head's parameters.
         num_classes: The number of its outputs.
+        spec: The preprocessing.
         samples: The images that train.
+        val_samples: The images that validate.
+        contents: The SHA-256 of each image, by its path.
         train: Batches of augmented views of them; ``views`` is its sampler.
         views: Told the epoch, so that each has views of its own.
         plain: Batches of the same images in their order, not augmented.
         val: Batches of the validation images.
+        in_order: Gives batches of the images of a part, ``train`` or ``val``, in their order; those
+            that train as the views that an epoch has of them.
+        cache: For what frozen blocks make of the images.
         pretrained: Whether the network began with pretrained weights.
         device: Where to train.
         run: The folder for ``best.safetensors`` and ``history.csv``.
@@ -51,11 +61,16 @@ class Session:
     blocks: tuple[Block, ...]
     head: tuple[str, ...]
     num_classes: int
+    spec: Preprocessing
     samples: Sequence[Sample]
+    val_samples: Sequence[Sample]
+    contents: Mapping[str, str]
     train: DataLoader[Batch]
     views: ViewBatches
     plain: DataLoader[Batch]
     val: DataLoader[Batch]
+    in_order: Callable[[Part, int], DataLoader[Batch]]
+    cache: FeatureCache | None
     pretrained: bool
     device: torch.device
     run: Path
@@ -66,6 +81,7 @@ def open_session(
     model: nn.Module,
     config: FinetuneConfig,
     parts: Split,
+    contents: Mapping[str, str],
     spec: Preprocessing,
     workers: int,
     device: torch.device,
@@ -73,6 +89,7 @@ def open_session(
     events: Events,
     *,
     pretrained: bool,
+    cache: FeatureCache | None = None,
 ) -> Session:
     """Put a network on its device and its images into loaders.
 
@@ -80,12 +97,14 @@ def open_session(
         model: With its backbone loaded.
         config: The settings.
         parts: Which images train and which validate.
+        contents: The SHA-256 of each image, by its path.
         spec: The preprocessing.
         workers: Processes a loader.
         device: Where to train.
         run: The folder for what is kept meanwhile.
         events: Told what happens.
         pretrained: Whether the backbone has pretrained weights.
+        cache: For what frozen blocks make of the images.
     """
     augmentation = Augmentation(
         spec, flip=config.flip, min_scale=config.min_scale, policy=config.auto_augment
@@ -102,9 +121,18 @@ def open_session(
     ) -> DataLoader[Batch]:
         return loader(ImageDataset(config.data, samples, spec, augment), views, workers)
 
-    def in_order(samples: Sequence[Sample]) -> DataLoader[Batch]:
-        plain = ViewBatches(len(samples), config.batch_size, seed=config.seed, shuffle=False)
-        return batches(samples, plain)
+    def plain(samples: Sequence[Sample]) -> DataLoader[Batch]:
+        return batches(samples, ordered(samples))
+
+    def ordered(samples: Sequence[Sample]) -> ViewBatches:
+        return ViewBatches(len(samples), config.batch_size, seed=config.seed, shuffle=False)
+
+    def in_order(part: Part, epoch: int) -> DataLoader[Batch]:
+        if part == "val":
+            return plain(parts.val)
+        views = ordered(parts.train)
+        views.epoch = epoch
+        return batches(parts.train, views, augmentation)
 
     views = ViewBatches(
         len(parts.train), config.batch_size, seed=config.seed, shuffle=True, weights=weights
@@ -115,11 +143,16 @@ def open_session(
         blocks=ordered_blocks(model, head),
         head=head,
         num_classes=num_classes,
+        spec=spec,
         samples=parts.train,
+        val_samples=parts.val,
+        contents=contents,
         train=batches(parts.train, views, augmentation),
         views=views,
-        plain=in_order(_probe_samples(parts.train, config.seed)),
-        val=in_order(parts.val),
+        plain=plain(_probe_samples(parts.train, config.seed)),
+        val=plain(parts.val),
+        in_order=in_order,
+        cache=cache,
         pretrained=pretrained,
         device=device,
         run=run,

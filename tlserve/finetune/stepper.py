@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
+from tlserve.data.loading import Inputs
 from tlserve.finetune.config import FinetuneConfig
-from tlserve.finetune.evaluate import MEMORY_FORMAT
+from tlserve.finetune.evaluate import on_device
 from tlserve.finetune.objective import Objective
 from tlserve.finetune.optimizer import make_optimizer, parameter_groups, set_factor
 from tlserve.finetune.precision import MixedPrecision
@@ -49,22 +50,24 @@ class Stepper:
                 self.optimizer.add_param_group(group)
         train_mode(model, plan.blocks, self.opened)
 
-    def step(self, images: Tensor, labels: Tensor, factor: float) -> Tensor:
+    def step(self, network: nn.Module, inputs: Inputs, labels: Tensor, factor: float) -> Tensor:
         """Take a step with each group's learning rate times ``factor``.
 
         Args:
-            images: float32 [N, 3, height, width], anywhere.
+            network: The session's, or the part of it that is trained.
+            inputs: What that takes, float32 [N, …], anywhere; images if they are to be mixed.
             labels: int64 [N], anywhere.
             factor: The schedule's.
 
         Returns:
             The mean loss of the batch before the step, a scalar on the device.
         """
-        images = images.to(self._session.device, non_blocking=True)
-        labels = labels.to(self._session.device, non_blocking=True)
-        images, labels = self._objective.mixed(images, labels)
+        device = self._session.device
+        labels = labels.to(device, non_blocking=True)
+        if isinstance(inputs, Tensor):
+            inputs, labels = self._objective.mixed(inputs.to(device, non_blocking=True), labels)
         with self._precision.autocast():
-            outputs = self._session.model(images.contiguous(memory_format=MEMORY_FORMAT))
+            outputs = network(*on_device(inputs, device))
         loss = self._objective(outputs, labels)
         scaler = self._precision.scaler
         set_factor(self.optimizer, factor)

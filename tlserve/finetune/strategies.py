@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -25,6 +26,15 @@ _UNFROZEN_AFTER = 2 / 3
 """``gradual``: the share of the epochs after which every block is trained."""
 
 _TENTH = 0.1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Epochs, from ``first`` to ``last``, in which the same ``opened`` last blocks are trained."""
+
+    first: int
+    last: int
+    opened: int
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,12 @@ class Plan:
             return self.last
         share = (epoch - 1) / (self.unfrozen_at - 1)
         return self.first + math.floor((self.last - self.first) * share)
+
+    def stages(self, epochs: int) -> tuple[Stage, ...]:
+        """Divide ``epochs`` epochs by what is trained in them."""
+        numbers = groupby(range(1, epochs + 1), key=self.opened)
+        parts = [(opened, list(part)) for opened, part in numbers]
+        return tuple(Stage(part[0], part[-1], opened) for opened, part in parts)
 
     def trained_from(self, number: int) -> int:
         """Tell the epoch, from 1, from which a block is trained; 0: it never is."""

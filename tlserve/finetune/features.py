@@ -1,0 +1,227 @@
+"""What frozen blocks make of the images, computed once and kept on disk.
+
+A frozen part gives the same for the same view of an image, in each epoch and in each run. Its
+results lie in memory-mapped NumPy files under a key that covers everything they depend on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from tlserve.data.loading import Batch
+from tlserve.errors import TlserveError
+from tlserve.finetune.config import CacheMode
+from tlserve.finetune.evaluate import on_device
+from tlserve.finetune.events import Events
+
+_FORMAT = 1
+_KEY = "key.json"
+_SPARE = 10**9
+"""Bytes of the disk that are left free."""
+
+
+class CannotKeepError(TlserveError):
+    """There is no room for results, or they cannot be written with the precision."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """The results of a frozen part.
+
+    Attributes:
+        arrays: For each tensor between the parts, float16 or float32 [views, images, …].
+    """
+
+    arrays: tuple[NDArray[Any], ...]
+
+    @property
+    def views(self) -> int:
+        """How many views of each image there are."""
+        return int(self.arrays[0].shape[0])
+
+    def batch(self, view: int, images: Sequence[int]) -> tuple[Tensor, ...]:
+        """Give one view of some images, float32 [N, …] each."""
+        index = np.asarray(images)
+        return tuple(torch.from_numpy(a[view, index].astype(np.float32)) for a in self.arrays)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """How large a frozen part's results are.
+
+    Attributes:
+        shapes: Of each tensor, for one image.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers an image has."""
+        return sum(int(np.prod(shape)) for shape in self.shapes)
+
+
+def shapes_of(frozen: nn.Module, images: Tensor, device: torch.device) -> Shapes | None:
+    """Find out by a forward pass; ``None`` where something other than tensors comes out."""
+    with torch.inference_mode():
+        results = frozen(*on_device(images, device))
+    if not all(isinstance(r, Tensor) and r.shape[:1] == images.shape[:1] for r in results):
+        return None
+    return Shapes(tuple(tuple(r.shape[1:]) for r in results))
+
+
+class FeatureCache:
+    """A folder of results, with a budget."""
+
+    def __init__(self, folder: Path, budget: int, mode: CacheMode) -> None:
+        """Use a folder.
+
+        Args:
+            folder: It need not exist.
+            budget: The bytes that all results in it may take.
+            mode: In which precision to keep them; ``auto``: float32 where it fits, else float16.
+        """
+        self.folder = folder
+        self.budget = budget
+        self.mode = mode
+
+    def precision(self, numbers: int) -> np.dtype[Any] | None:
+        """Choose one for so many numbers; ``None``: there is no room."""
+        room = self.room()
+        return next((d for d in self._dtypes() if numbers * d.itemsize <= room), None)
+
+    def room(self) -> int:
+        """Give the bytes that results may take: the budget, or what the disk has."""
+        existing = next(p for p in (self.folder, *self.folder.resolve().parents) if p.exists())
+        return min(self.budget, max(0, shutil.disk_usage(existing).free - _SPARE))
+
+    def find(self, facts: Mapping[str, Any]) -> Features | None:
+        """Open the results that were kept for some facts."""
+        for dtype in self._dtypes():
+            place = self._place(facts, dtype)
+            if (place / _KEY).is_file():
+                os.utime(place)
+                return self._open(place)
+        return None
+
+    def keep(
+        self,
+        facts: Mapping[str, Any],
+        dtype: np.dtype[Any],
+        frozen: nn.Module,
+        shapes: Shapes,
+        views: Sequence[DataLoader[Batch]],
+        device: torch.device,
+        events: Events,
+    ) -> Features:
+        """Compute results and keep them.
+
+        Args:
+            facts: Everything that they depend on.
+            dtype: The precision.
+            frozen: What computes them, in evaluation mode.
+            shapes: Theirs.
+            views: For each view, its batches in the order of the images.
+            device: Where to compute.
+            events: Told what happens.
+
+        Raises:
+            CannotKeepError: A result is too large for float16.
+            OSError: The disk refused.
+        """
+        count = len(views[0].dataset)  # type: ignore[arg-type]
+        numbers = shapes.numbers * count * len(views)
+        place = self._place(facts, dtype)
+        self._make_room(numbers * dtype.itemsize)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".", dir=self.folder))
+        try:
+            files = [
+                np.lib.format.open_memmap(
+                    temporary / f"{number}.npy", "w+", dtype, (len(views), count, *shape)
+                )
+                for number, shape in enumerate(shapes.shapes)
+            ]
+            # Reserved at once: a memory map that finds the disk full later ends the process.
+            for number, file in enumerate(files):
+                with (temporary / f"{number}.npy").open("r+b") as handle:
+                    os.posix_fallocate(handle.fileno(), 0, file.offset + file.nbytes)
+            events.begin("frozen blocks", count * len(views))
+            for view, batches in enumerate(views):
+                _fill(files, view, frozen, batches, device, events)
+            events.end()
+            for file in files:
+                file.flush()
+            (temporary / _KEY).write_text(json.dumps(facts, indent=1), "utf-8")
+            with suppress(FileExistsError):
+                temporary.rename(place)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return self._open(place)
+
+    def _dtypes(self) -> list[np.dtype[Any]]:
+        names = {"auto": ["float32", "float16"], "off": []}.get(self.mode, [self.mode])
+        return [np.dtype(name) for name in names]
+
+    def _place(self, facts: Mapping[str, Any], dtype: np.dtype[Any]) -> Path:
+        content = json.dumps({"format": _FORMAT, "dtype": dtype.name, **facts}, sort_keys=True)
+        return self.folder / hashlib.sha256(content.encode()).hexdigest()[:20]
+
+    def _open(self, place: Path) -> Features:
+        files = sorted(place.glob("*.npy"), key=lambda path: int(path.stem))
+        return Features(tuple(np.load(path, mmap_mode="r") for path in files))
+
+    def _make_room(self, needed: int) -> None:
+        """Delete what was not used for longest, until the budget holds."""
+        places = [path.parent for path in self.folder.glob(f"*/{_KEY}")]
+        places.sort(key=lambda path: path.stat().st_mtime)
+        sizes = {place: sum(f.stat().st_size for f in place.iterdir()) for place in places}
+        while places and sum(sizes[place] for place in places) + needed > self.budget:
+            # Whoever has it open can go on reading it.
+            shutil.rmtree(places.pop(0), ignore_errors=True)
+
+
+def _fill(
+    files: Sequence[NDArray[Any]],
+    view: int,
+    frozen: nn.Module,
+    batches: DataLoader[Batch],
+    device: torch.device,
+    events: Events,
+) -> None:
+    start = 0
+    with torch.inference_mode():
+        for images, labels in batches:
+            stop = start + len(labels)
+            for file, result in zip(files, frozen(*on_device(images, device)), strict=True):
+                kept = result.float().cpu().numpy()
+                # Written so that it is false for what is no number, too.
+                if not np.abs(kept).max(initial=0) <= np.finfo(file.dtype).max:
+                    raise CannotKeepError(f"a result is too large for {file.dtype}.")
+                file[view, start:stop] = kept
+            start = stop
+            events.advance(len(labels))
+
+
+def hash_of_state(frozen: nn.Module) -> str:
+    """Hash the parameters and buffers of a part."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(frozen.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
