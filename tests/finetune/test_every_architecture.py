@@ -15,8 +15,9 @@ from tests.sessions import session
 from tlserve.finetune.config import FinetuneConfig, Strategy
 from tlserve.finetune.session import Session
 from tlserve.finetune.stepper import Stepper
-from tlserve.finetune.strategies import make_plan
+from tlserve.finetune.strategies import last_blocks, make_plan, train_mode
 from tlserve.zoo.architectures import architectures, head_parameters
+from tlserve.zoo.split import split
 
 SIDES = {"inception_v3": 299, "maxvit_t": 224, "vit_h_14": 70}
 _SIDE = 64
@@ -58,6 +59,8 @@ def test_a_step_moves_what_the_strategy_says(name: str, colours: Path, tmp_path:
         opened = session(base, model, tmp_path)
         images, labels = next(iter(opened.train))
         assert {model.state_dict()[key].shape[0] for key in opened.head} == {classes}
+        if classes == 3:
+            _check_split(opened, images)
         for strategy in strategies:
             _check_step(opened, replace(base, strategy=strategy), images, labels)
 
@@ -91,6 +94,24 @@ def _check_step(
         assert set(head_parameters(config.arch)) <= moved
         held = [p for group in stepper.optimizer.param_groups for p in group["params"]]
         assert sorted(map(id, held)) == sorted(id(parameters[k]) for k in trained)
+
+
+def _check_split(opened: Session, images: torch.Tensor) -> None:
+    """Cut below the head and below the last blocks, in both modes, it computes the same."""
+    for count in (1, last_blocks(len(opened.blocks))):
+        for training in (False, True):
+            opened.model.eval()
+            if training:
+                train_mode(opened.model, opened.blocks, count)
+            parts = split(opened.model, opened.blocks, count)
+            with torch.no_grad():
+                torch.manual_seed(0)
+                whole = opened.model(images)
+                torch.manual_seed(0)
+                cut = parts.trained(*parts.frozen(images))
+            pairs = zip(whole, cut, strict=True) if isinstance(whole, tuple) else [(whole, cut)]
+            assert all(torch.equal(*pair) for pair in pairs)
+            assert not set(opened.head) & set(parts.frozen.state_dict())
 
 
 def _expected(strategy: Strategy, epoch: int, count: int) -> int:
