@@ -71,9 +71,13 @@ def feed_of(opened: Session, config: FinetuneConfig) -> Feed:
     return make_feed(opened, resolved, stage, opened.model)
 
 
+def run_through(feed: Feed, epochs: int = 4) -> None:
+    for epoch in range(1, epochs + 1):
+        assert sum(len(labels) for _, labels in feed.train(epoch, 0)) > 0
+
+
 def tensors(inputs: Inputs) -> tuple[Tensor, ...]:
-    assert isinstance(inputs, tuple)
-    return inputs
+    return inputs if isinstance(inputs, tuple) else (inputs,)
 
 
 @pytest.mark.parametrize("strategy", ["feature-extraction", "partial"])
@@ -84,7 +88,9 @@ def test_they_are_what_the_frozen_blocks_make_of_an_epochs_images(
     config = replace(config, strategy=strategy, balance=balance, views=3)
     run, events = opened(config, tmp_path)
     feed = feed_of(run, config)
-    assert ["3 views of the train" in text for text in events.messages] == [True, False]
+    (message,) = events.messages
+    counts = f"1 view of {len(run.val_samples)} images and 3 views of {len(run.samples)} images"
+    assert counts in message
     count = 1 if strategy == "feature-extraction" else len(run.blocks) // 3
     whole = split(run.model, run.blocks, count)
     for epoch in (1, 3, 4) if balance == "none" else ():
@@ -96,7 +102,7 @@ def test_they_are_what_the_frozen_blocks_make_of_an_epochs_images(
         }
         run.views.epoch = epoch
         order = [index for batch in run.views for index, _ in batch]
-        found = [(tensors(inputs)[0], labels) for inputs, labels in feed.train(epoch)]
+        found = [(tensors(inputs)[0], labels) for inputs, labels in feed.train(epoch, 0)]
         with torch.inference_mode():
             expected = whole.frozen(torch.stack([images[index] for index in order]))[0]
         assert torch.allclose(torch.cat([f for f, _ in found]), expected, atol=1e-5)
@@ -115,13 +121,71 @@ def _images(run: Session, batch: list[tuple[int, int]]) -> Iterator[Tensor]:
 
 def test_another_run_finds_them(config: FinetuneConfig, tmp_path: Path) -> None:
     first, events = opened(config, tmp_path)
-    feed_of(first, config)
-    assert events.tasks == ["frozen blocks"] * 2
+    run_through(feed_of(first, config))
+    assert events.tasks == ["frozen blocks"] * 3  # to validate, and two views to train
     again, events = opened(config, tmp_path)
     other = replace(config, lr=0.1, optimizer="sgd", weight_decay=0.5, batch_size=7, patience=0)
     feed = feed_of(again, other)
+    run_through(feed)
     assert (events.tasks, events.messages) == ([], [])
     assert feed.network is not again.model
+
+
+def test_a_view_is_computed_when_an_epoch_needs_it(config: FinetuneConfig, tmp_path: Path) -> None:
+    config = replace(config, epochs=10_000)
+    run, events = opened(config, tmp_path)
+    feed = feed_of(run, config)
+    for epoch in (1, 2):
+        run_through(feed, epoch)
+        assert events.tasks == ["frozen blocks"] * (1 + epoch)
+    fewer = replace(config, epochs=20)
+    run, events = opened(fewer, tmp_path)
+    run_through(feed_of(run, fewer), 20)
+    assert events.tasks == [], "how many views there are to be does not matter to each"
+
+
+def test_an_epoch_begun_later_leaves_out_its_first_batches(
+    config: FinetuneConfig, tmp_path: Path
+) -> None:
+    for cache in ("auto", "off"):
+        chosen = replace(config, cache=cache)
+        feed = feed_of(opened(chosen, tmp_path)[0], chosen)
+        whole = [(tensors(given)[0], labels) for given, labels in feed.train(2, 0)]
+        rest = [(tensors(given)[0], labels) for given, labels in feed.train(2, 1)]
+        assert len(rest) == len(whole) - 1 > 0
+        for (given, labels), (expected, its) in zip(rest, whole[1:], strict=True):
+            assert torch.equal(given, expected)
+            assert torch.equal(labels, its)
+
+
+def test_whoever_computes_the_same_second_takes_what_is_there(
+    config: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs begin at once, and neither finds anything."""
+    first, _ = opened(config, tmp_path)
+    second, events = opened(config, tmp_path)
+    run_through(feed_of(first, config), 1)
+    monkeypatch.setattr(second.cache, "find", lambda _: None)
+    feed = feed_of(second, config)
+    run_through(feed, 1)
+    assert events.tasks == ["frozen blocks"] * 2
+    assert feed.network is not second.model
+    assert len(list((tmp_path / "features").iterdir())) == 2
+
+
+def test_a_disk_that_refuses_a_later_view_is_named_and_training_goes_on(
+    config: FinetuneConfig, tmp_path: Path
+) -> None:
+    run, events = opened(config, tmp_path)
+    feed = feed_of(run, config)
+    run_through(feed, 1)
+    with _largest_file(1000):
+        second = [(tensors(given)[0], labels) for given, labels in feed.train(2, 0)]
+    assert "File too large" in events.messages[-1]
+    run_through(feed)
+    assert len(events.messages) == 2, "it is said once"
+    assert torch.isfinite(torch.cat([given for given, _ in second])).all()
+    assert second[0][0].shape == tensors(next(iter(feed.train(1, 0)))[0])[0].shape
 
 
 def _another_weight(model: Any) -> None:
@@ -136,7 +200,6 @@ def _another_weight(model: Any) -> None:
         {"flip": False},
         {"min_scale": 0.5},
         {"auto_augment": "randaugment"},
-        {"views": 3},
         {"image_size": 48},
         {"strategy": "partial"},
         {"cache": "float16"},
@@ -146,10 +209,10 @@ def _another_weight(model: Any) -> None:
 def test_what_they_depend_on_makes_others(
     config: FinetuneConfig, tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    feed_of(opened(config, tmp_path)[0], config)
+    run_through(feed_of(opened(config, tmp_path)[0], config))
     other = replace(config, **change)
     run, events = opened(other, tmp_path)
-    feed_of(run, other)
+    run_through(feed_of(run, other))
     assert "frozen blocks" in events.tasks
 
 
@@ -158,15 +221,15 @@ def test_other_weights_and_other_images_make_others(tmp_path: Path) -> None:
     config = FinetuneConfig(
         data=data, name="x", arch="resnet18", batch_size=5, image_size=32, epochs=4
     )
-    feed_of(opened(config, tmp_path)[0], config)
+    run_through(feed_of(opened(config, tmp_path)[0], config))
     run, events = opened(config, tmp_path, change=_another_weight)
-    feed_of(run, config)
-    assert events.tasks == ["frozen blocks"] * 2
+    run_through(feed_of(run, config))
+    assert events.tasks == ["frozen blocks"] * 3
     images = sorted((data / "train" / "red").iterdir())
     images[0].write_bytes(images[1].read_bytes())
     run, events = opened(config, tmp_path)
-    feed_of(run, config)
-    assert events.tasks == ["frozen blocks"]  # of the images that train; the others are as before
+    run_through(feed_of(run, config))
+    assert events.tasks == ["frozen blocks"] * 2  # of the images that train
 
 
 def test_without_room_the_images_are_used_and_a_message_says_so(
@@ -183,10 +246,11 @@ def test_without_room_the_images_are_used_and_a_message_says_so(
 
 def test_half_the_room_is_enough_for_float16(config: FinetuneConfig, tmp_path: Path) -> None:
     run, _ = opened(config, tmp_path)
-    feed_of(run, config)
+    run_through(feed_of(run, config))
     size = sum(p.stat().st_size for p in tmp_path.glob("features/*/*.npy"))
     run, events = opened(config, tmp_path / "half", budget=round(0.6 * size))
     feed = feed_of(run, config)
+    run_through(feed)
     assert feed.network is not run.model
     files = list((tmp_path / "half").glob("features/*/*.npy"))
     assert sum(p.stat().st_size for p in files) < 0.6 * size
@@ -209,11 +273,11 @@ def test_what_float16_cannot_hold_is_not_kept(config: FinetuneConfig, tmp_path: 
 
 
 def test_the_oldest_make_room(config: FinetuneConfig, tmp_path: Path) -> None:
-    feed_of(opened(config, tmp_path)[0], config)
+    run_through(feed_of(opened(config, tmp_path)[0], config))
     first = set((tmp_path / "features").iterdir())
     size = sum(p.stat().st_size for p in (tmp_path / "features").glob("*/*"))
     other = replace(config, seed=1)
-    feed_of(opened(other, tmp_path, budget=round(1.2 * size))[0], other)
+    run_through(feed_of(opened(other, tmp_path, budget=round(1.2 * size))[0], other))
     assert first - set((tmp_path / "features").iterdir())
     assert sum(p.stat().st_size for p in (tmp_path / "features").glob("*/*")) < 1.2 * size
 

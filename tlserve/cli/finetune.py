@@ -203,7 +203,7 @@ def finetune(
         int | None,
         typer.Option(
             help="Augmented views of each image, where what frozen blocks make of it is kept.",
-            show_default="2, or one for 8 epochs",
+            show_default="one for 8 epochs, from 2 to 16",
             rich_help_panel=_IMAGES,
         ),
     ] = None,

@@ -95,6 +95,10 @@ class ViewBatches(Sampler[list[View]]):
 
     A last batch of one image is joined to the one before it: batch normalisation cannot train
     on one.
+
+    Attributes:
+        epoch: Which epoch's views come next.
+        start: So many of its first batches are left out.
     """
 
     def __init__(
@@ -112,6 +116,7 @@ class ViewBatches(Sampler[list[View]]):
         self.seed = seed
         self.shuffle = shuffle
         self.epoch = 0
+        self.start = 0
 
     def __iter__(self) -> Iterator[list[View]]:
         generator = np.random.default_rng((self.seed, self.epoch))
@@ -127,14 +132,19 @@ class ViewBatches(Sampler[list[View]]):
         if self.weights is None:
             seeds = seeds[order]
         views = [(int(index), int(seed)) for index, seed in zip(order, seeds, strict=True)]
-        starts = list(range(0, self.count, self.batch_size))
-        if self.shuffle and len(starts) > 1 and self.count - starts[-1] == 1:
-            starts.pop()
-        for start, stop in zip(starts, [*starts[1:], self.count], strict=True):
+        starts = self._starts()
+        for start, stop in list(zip(starts, [*starts[1:], self.count], strict=True))[self.start :]:
             yield views[start:stop]
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        """Count the batches of a whole epoch."""
+        return len(self._starts())
+
+    def _starts(self) -> list[int]:
+        starts = list(range(0, self.count, self.batch_size))
+        if self.shuffle and len(starts) > 1 and self.count - starts[-1] == 1:
+            starts.pop()
+        return starts
 
 
 def loader(dataset: ImageDataset, batches: ViewBatches, workers: int) -> DataLoader[Batch]:

@@ -153,7 +153,8 @@ class FinetuneConfig(Recipe):
         if config.warmup is None:
             late["warmup"] = min(1.0, config.epochs / 10) if config.schedule == "cosine" else 0.0
         if config.views is None:
-            late["views"] = max(_FEWEST_VIEWS, config.epochs // _EPOCHS_A_VIEW)
+            few, many = _VIEWS
+            late["views"] = min(max(few, config.epochs // _EPOCHS_A_VIEW), many)
         return replace(config, **late)
 
     def record(self) -> dict[str, Scalar]:
@@ -187,7 +188,7 @@ DEFAULTS: dict[Strategy, dict[str, Any]] = {
 
 WEIGHT_DECAY: dict[OptimizerName, float] = {"sgd": 1e-4, "adam": 0.0, "adamw": 1e-2}
 
-_FEWEST_VIEWS, _EPOCHS_A_VIEW = 2, 8
+_VIEWS, _EPOCHS_A_VIEW = (2, 16), 8
 
 _RANGES: dict[str, tuple[float, float, str]] = {
     "unfreeze": (1, 10_000, "at least 1: the head"),

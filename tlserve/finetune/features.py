@@ -12,7 +12,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from tlserve.finetune.config import CacheMode
 from tlserve.finetune.evaluate import on_device
 from tlserve.finetune.events import Events
 
-_FORMAT = 1
+_FORMAT = 2
 _KEY = "key.json"
 _SPARE = 10**9
 """Bytes of the disk that are left free."""
@@ -41,23 +40,18 @@ class CannotKeepError(TlserveError):
 
 @dataclass(frozen=True)
 class Features:
-    """The results of a frozen part.
+    """The results of a frozen part for one view of the images.
 
     Attributes:
-        arrays: For each tensor between the parts, float16 or float32 [views, images, …].
+        arrays: For each tensor between the parts, float16 or float32 [images, …].
     """
 
     arrays: tuple[NDArray[Any], ...]
 
-    @property
-    def views(self) -> int:
-        """How many views of each image there are."""
-        return int(self.arrays[0].shape[0])
-
-    def batch(self, view: int, images: Sequence[int]) -> tuple[Tensor, ...]:
-        """Give one view of some images, float32 [N, …] each."""
+    def batch(self, images: Sequence[int]) -> tuple[Tensor, ...]:
+        """Give those of some images, float32 [N, …] each."""
         index = np.asarray(images)
-        return tuple(torch.from_numpy(a[view, index].astype(np.float32)) for a in self.arrays)
+        return tuple(torch.from_numpy(a[index].astype(np.float32)) for a in self.arrays)
 
 
 @dataclass(frozen=True)
@@ -76,11 +70,12 @@ class Shapes:
         return sum(int(np.prod(shape)) for shape in self.shapes)
 
 
-def shapes_of(frozen: nn.Module, images: Tensor, device: torch.device) -> Shapes | None:
+def shapes_of(frozen: nn.Module, crop: tuple[int, int], device: torch.device) -> Shapes | None:
     """Find out by a forward pass; ``None`` where something other than tensors comes out."""
+    images = torch.zeros(2, 3, *crop)
     with torch.inference_mode():
         results = frozen(*on_device(images, device))
-    if not all(isinstance(r, Tensor) and r.shape[:1] == images.shape[:1] for r in results):
+    if not all(isinstance(r, Tensor) and len(r) == len(images) for r in results):
         return None
     return Shapes(tuple(tuple(r.shape[1:]) for r in results))
 
@@ -125,18 +120,18 @@ class FeatureCache:
         dtype: np.dtype[Any],
         frozen: nn.Module,
         shapes: Shapes,
-        views: Sequence[DataLoader[Batch]],
+        batches: DataLoader[Batch],
         device: torch.device,
         events: Events,
     ) -> Features:
-        """Compute results and keep them.
+        """Compute the results of one view and keep them.
 
         Args:
             facts: Everything that they depend on.
             dtype: The precision.
             frozen: What computes them, in evaluation mode.
             shapes: Theirs.
-            views: For each view, its batches in the order of the images.
+            batches: The view, in the order of the images.
             device: Where to compute.
             events: Told what happens.
 
@@ -144,32 +139,32 @@ class FeatureCache:
             CannotKeepError: A result is too large for float16.
             OSError: The disk refused.
         """
-        count = len(views[0].dataset)  # type: ignore[arg-type]
-        numbers = shapes.numbers * count * len(views)
+        count = len(batches.dataset)  # type: ignore[arg-type]
         place = self._place(facts, dtype)
-        self._make_room(numbers * dtype.itemsize)
+        self._make_room(shapes.numbers * count * dtype.itemsize)
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".", dir=self.folder))
         try:
             files = [
-                np.lib.format.open_memmap(
-                    temporary / f"{number}.npy", "w+", dtype, (len(views), count, *shape)
-                )
+                np.lib.format.open_memmap(temporary / f"{number}.npy", "w+", dtype, (count, *shape))
                 for number, shape in enumerate(shapes.shapes)
             ]
             # Reserved at once: a memory map that finds the disk full later ends the process.
             for number, file in enumerate(files):
                 with (temporary / f"{number}.npy").open("r+b") as handle:
                     os.posix_fallocate(handle.fileno(), 0, file.offset + file.nbytes)
-            events.begin("frozen blocks", count * len(views))
-            for view, batches in enumerate(views):
-                _fill(files, view, frozen, batches, device, events)
+            events.begin("frozen blocks", count)
+            _fill(files, frozen, batches, device, events)
             events.end()
             for file in files:
                 file.flush()
             (temporary / _KEY).write_text(json.dumps(facts, indent=1), "utf-8")
-            with suppress(FileExistsError):
+            try:
                 temporary.rename(place)
+            except OSError:
+                # Another run has computed the same meanwhile: its results will do.
+                if not (place / _KEY).is_file():
+                    raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return self._open(place)
@@ -198,7 +193,6 @@ class FeatureCache:
 
 def _fill(
     files: Sequence[NDArray[Any]],
-    view: int,
     frozen: nn.Module,
     batches: DataLoader[Batch],
     device: torch.device,
@@ -213,7 +207,7 @@ def _fill(
                 # Written so that it is false for what is no number, too.
                 if not np.abs(kept).max(initial=0) <= np.finfo(file.dtype).max:
                     raise CannotKeepError(f"a result is too large for {file.dtype}.")
-                file[view, start:stop] = kept
+                file[start:stop] = kept
             start = stop
             events.advance(len(labels))
 

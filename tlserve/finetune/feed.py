@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tlserve.data.folder import Sample
 from tlserve.data.loading import Inputs
 from tlserve.finetune.config import FinetuneConfig
+from tlserve.finetune.evaluate import on_device
 from tlserve.finetune.features import (
     CannotKeepError,
+    FeatureCache,
     Features,
     Shapes,
     hash_of_state,
@@ -23,7 +26,7 @@ from tlserve.finetune.features import (
 from tlserve.finetune.session import Part, Session
 from tlserve.finetune.strategies import Stage, train_mode
 from tlserve.finetune.versions import versions
-from tlserve.zoo.split import CannotSplitError, Split, split
+from tlserve.zoo.split import CannotSplitError, split
 
 Batches = Iterable[tuple[Inputs, Tensor]]
 
@@ -33,13 +36,13 @@ class Feed:
     """The inputs of a stage, and the parts of the networks that take them.
 
     Attributes:
-        train: Gives the batches of an epoch.
+        train: Gives the batches of an epoch but for so many of the first.
         val: The batches of the validation images.
         network: What is trained.
         kept: What is validated: the same, or the same part of the weights' average.
     """
 
-    train: Callable[[int], Batches]
+    train: Callable[[int, int], Batches]
     val: Batches
     network: nn.Module
     kept: nn.Module
@@ -57,8 +60,8 @@ def make_feed(session: Session, config: FinetuneConfig, stage: Stage, kept: nn.M
         kept: The network, or its average.
     """
 
-    def epoch_of_images(number: int) -> Batches:
-        session.views.epoch = number
+    def epoch_of_images(number: int, start: int) -> Batches:
+        session.views.epoch, session.views.start = number, start
         return session.train
 
     images = Feed(epoch_of_images, session.val, session.model, kept)
@@ -70,16 +73,20 @@ def make_feed(session: Session, config: FinetuneConfig, stage: Stage, kept: nn.M
         # What is mixed differs from step to step, so no result comes twice.
         return images
     try:
-        return _cached(session, config, stage, kept, views)
+        return _cached(session, session.cache, config, stage, kept)
     except (CannotSplitError, CannotKeepError, OSError) as error:
-        session.events.end()
-        session.events.message(f"Frozen blocks are computed in each epoch: {error}")
+        _give_up(session, error)
         train_mode(session.model, session.blocks, stage.opened)
         return images
 
 
+def _give_up(session: Session, error: Exception) -> None:
+    session.events.end()
+    session.events.message(f"Frozen blocks are computed in each epoch: {error}")
+
+
 def _cached(
-    session: Session, config: FinetuneConfig, stage: Stage, kept: nn.Module, views: int
+    session: Session, cache: FeatureCache, config: FinetuneConfig, stage: Stage, kept: nn.Module
 ) -> Feed:
     model, blocks = session.model, session.blocks
     # An average stays in evaluation mode: its frozen blocks compute what is kept for validation.
@@ -87,82 +94,144 @@ def _cached(
     train_mode(model, blocks, stage.opened)
     trained = split(model, blocks, stage.opened)
 
-    parts: tuple[tuple[Part, Split, int], ...]
-    parts = (("train", trained, views), ("val", evaluated, 1))
-    shapes = {name: _shapes(session, part) for name, part, _ in parts}
-    counts = {"train": len(session.samples), "val": len(session.val_samples)}
-    numbers = sum(shapes[name].numbers * counts[name] * times for name, _, times in parts)
-    features: dict[str, Features] = {}
-    facts = {name: _facts(session, config, stage, name, part, n) for name, part, n in parts}
-    assert session.cache is not None  # noqa: S101 - or there would be no reason to be here
-    for name, part, times in parts:
-        found = session.cache.find(facts[name])
-        if found is None:
-            found = _computed(session, facts[name], name, part, shapes[name], times, numbers)
-        features[name] = found
+    val = _Results(session, cache, config, stage, "val", evaluated.frozen)
+    train = _Results(session, cache, config, stage, "train", trained.frozen)
+    views = range(1, (config.views or 1) + 1)
+    _choose_precision(session, cache, {val: [0], train: views})
+    validation = _Validation(session, val.of_view(0))
 
-    def epoch(number: int) -> Iterator[tuple[Inputs, Tensor]]:
-        session.views.epoch = number
+    def epoch(number: int, start: int) -> Batches:
+        session.views.epoch, session.views.start = number, start
+        if not train.given_up:
+            try:
+                return found(train.of_view(views[(number - 1) % len(views)]))
+            except (CannotKeepError, OSError) as error:
+                _give_up(session, error)
+                train.given_up = True
+        return _computed(session, trained.frozen)
+
+    def found(features: Features) -> Iterator[tuple[Inputs, Tensor]]:
         labels = torch.tensor([sample.label for sample in session.samples])
         for batch in session.views:
             indices = [index for index, _ in batch]
-            yield features["train"].batch((number - 1) % views, indices), labels[indices]
+            yield features.batch(indices), labels[indices]
 
-    return Feed(epoch, _Validation(session, features["val"]), trained.trained, evaluated.trained)
-
-
-def _shapes(session: Session, part: Split) -> Shapes:
-    images, _ = next(iter(session.val))
-    shapes = shapes_of(part.frozen, images[:2], session.device)
-    if shapes is None:
-        raise CannotSplitError("more than tensors passes from the frozen to the trained blocks.")
-    return shapes
+    return Feed(epoch, validation, trained.trained, evaluated.trained)
 
 
-def _computed(
-    session: Session,
-    facts: dict[str, Any],
-    name: Part,
-    part: Split,
-    shapes: Shapes,
-    views: int,
-    numbers: int,
-) -> Features:
-    cache = session.cache
-    assert cache is not None  # noqa: S101 - the caller has one
+class _Results:
+    """What a frozen part makes of the images, a view at a time: found, or computed when needed."""
+
+    def __init__(
+        self,
+        session: Session,
+        cache: FeatureCache,
+        config: FinetuneConfig,
+        stage: Stage,
+        part: Part,
+        frozen: nn.Module,
+    ) -> None:
+        self.part = part
+        self.dtype = np.dtype(np.float32)
+        self.given_up = False
+        self._session = session
+        self._cache = cache
+        self._frozen = frozen
+        self._facts = _facts(session, config, stage, part, frozen)
+        self.images: int = self._facts["images"]
+        self._open: dict[int, Features] = {}
+
+    def has(self, view: int) -> bool:
+        """Tell whether a view is kept already."""
+        return self._cache.find(self._facts | {"view": view}) is not None
+
+    def shapes(self) -> Shapes:
+        """Find out how large they are."""
+        session = self._session
+        shapes = shapes_of(self._frozen, session.spec.crop, session.device)
+        if shapes is None:
+            raise CannotSplitError(
+                "more than tensors passes from the frozen to the trained blocks."
+            )
+        return shapes
+
+    def of_view(self, view: int) -> Features:
+        """Give those of a view.
+
+        Raises:
+            CannotKeepError, OSError: They cannot be kept.
+        """
+        if view not in self._open:
+            facts = self._facts | {"view": view}
+            found = self._cache.find(facts)
+            if found is None:
+                session = self._session
+                found = self._cache.keep(
+                    facts,
+                    self.dtype,
+                    self._frozen,
+                    self.shapes(),
+                    session.in_order(self.part, view),
+                    session.device,
+                    session.events,
+                )
+            self._open[view] = found
+        return self._open[view]
+
+
+def _choose_precision(
+    session: Session, cache: FeatureCache, wanted: Mapping[_Results, Sequence[int]]
+) -> None:
+    """Choose one that all results fit into that are missing, and say how large they will be."""
+    missing = {r: [v for v in views if not r.has(v)] for r, views in wanted.items()}
+    missing = {results: views for results, views in missing.items() if views}
+    if not missing:
+        return
+    numbers = sum(r.shapes().numbers * r.images * len(views) for r, views in missing.items())
     dtype = cache.precision(numbers)
     if dtype is None:
         raise CannotKeepError(
-            f"their results would take {numbers * 4 / 1e9:.2f} GB, and {cache.folder} has room for "
-            f"{cache.room() / 1e9:.2f} GB (--cache-budget)."
+            f"their results would take {numbers * 4 / 1e9:.2f} GB, and {cache.folder} has room "
+            f"for {cache.room() / 1e9:.2f} GB (--cache-budget)."
         )
+    for results in missing:
+        results.dtype = dtype
+    counts = " and ".join(
+        f"{len(views)} view{'s' * (len(views) > 1)} of {results.images} images"
+        for results, views in missing.items()
+    )
     session.events.message(
-        f"Frozen blocks are computed once: {views} view{'s' * (views > 1)} of the {name} images, "
-        f"{shapes.numbers * facts['images'] * views * dtype.itemsize / 1e6:.1f} MB in "
+        f"Frozen blocks are computed once: {counts}, {numbers * dtype.itemsize / 1e6:.1f} MB in "
         f"{cache.folder}."
     )
-    batches = [session.in_order(name, view + 1) for view in range(views)]
-    return cache.keep(facts, dtype, part.frozen, shapes, batches, session.device, session.events)
+
+
+def _computed(session: Session, frozen: nn.Module) -> Iterator[tuple[Inputs, Tensor]]:
+    for images, labels in session.train:
+        # Not inference_mode: its tensors cannot take part in the training of what is above.
+        with torch.no_grad():
+            results = frozen(*on_device(images, session.device))
+        yield tuple(results), labels
 
 
 def _facts(
-    session: Session, config: FinetuneConfig, stage: Stage, name: str, part: Split, views: int
+    session: Session, config: FinetuneConfig, stage: Stage, part: Part, frozen: nn.Module
 ) -> dict[str, Any]:
-    """Collect everything that the results depend on."""
-    own: dict[str, Any] = {"part": name, "views": views, "opened": stage.opened}
-    if name == "train":
+    """Collect everything that the results depend on, but for the view."""
+    own: dict[str, Any] = {"part": part, "opened": stage.opened}
+    if part == "train":
         own |= {
             "seed": config.seed,
             "flip": config.flip,
             "min_scale": config.min_scale,
             "auto_augment": config.auto_augment,
         }
-    samples = session.samples if name == "train" else session.val_samples
+    samples = session.samples if part == "train" else session.val_samples
     return own | {
         "images": len(samples),
         "contents": _hash_of_samples(session, samples),
         "architecture": config.arch,
-        "frozen": hash_of_state(part.frozen),
+        "frozen": hash_of_state(frozen),
         "preprocessing": session.spec.model_dump(mode="json"),
         "device": session.device.type,
         "libraries": versions(),
@@ -188,4 +257,4 @@ class _Validation:
     def __iter__(self) -> Iterator[tuple[Inputs, Tensor]]:
         for start in range(0, len(self._labels), self._SIZE):
             labels = self._labels[start : start + self._SIZE]
-            yield self._features.batch(0, range(start, start + len(labels))), labels
+            yield self._features.batch(range(start, start + len(labels))), labels

@@ -83,10 +83,11 @@ def train(session: Session, config: FinetuneConfig, *, begun: Evaluation | None 
         stepper.begin_epoch(number)
         if number in stages:
             feed = make_feed(session, config, stages[number], kept)
+        batches = feed.train(number, 0)
         events.begin(f"epoch {number}/{config.epochs}", session.views.count)
         # Summed on the device: reading the loss at each step would wait for it.
         total = torch.zeros((), device=session.device)
-        for inputs, labels in feed.train(number):
+        for inputs, labels in batches:
             loss = stepper.step(feed.network, inputs, labels, schedule.factor)
             total += loss * len(labels)
             schedule.after_step()

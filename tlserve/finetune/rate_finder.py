@@ -45,7 +45,7 @@ def find_rate(session: Session, config: FinetuneConfig) -> float:
     rates: list[float] = []
     losses: list[float] = []
     session.events.begin("learning rate", _STEPS * session.views.batch_size)
-    endless = itertools.chain.from_iterable(map(feed.train, itertools.count(1)))
+    endless = itertools.chain.from_iterable(feed.train(epoch, 0) for epoch in itertools.count(1))
     for number, (inputs, labels) in enumerate(itertools.islice(endless, _STEPS)):
         rate = _LOWEST * (_HIGHEST / _LOWEST) ** (number / (_STEPS - 1))
         loss = float(stepper.step(feed.network, inputs, labels, rate))
