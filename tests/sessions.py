@@ -13,6 +13,7 @@ from tlserve.data.split import split
 from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.events import Events
 from tlserve.finetune.features import FeatureCache
+from tlserve.finetune.run_folder import RunFolder
 from tlserve.finetune.session import Session, open_session
 from tlserve.zoo.presets import preset, with_image_size
 
@@ -37,7 +38,7 @@ def session(
         spec,
         0,
         torch.device("cpu"),
-        run,
+        RunFolder(run),
         events or Events(),
         pretrained=pretrained,
         cache=cache,

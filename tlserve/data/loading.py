@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -148,11 +149,23 @@ class ViewBatches(Sampler[list[View]]):
 
 
 def loader(dataset: ImageDataset, batches: ViewBatches, workers: int) -> DataLoader[Batch]:
-    """Load batches in worker processes, which stay from epoch to epoch."""
+    """Load batches in worker processes, which stay from epoch to epoch.
+
+    The process's random numbers are left alone: what training draws from them must not depend on
+    how often a loader was begun.
+    """
     return DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_leave_signals_to_the_parent,
+        generator=torch.Generator(),
     )
+
+
+def _leave_signals_to_the_parent(_number: int) -> None:
+    """Let the training process decide when to stop: Ctrl-C reaches all processes of a terminal."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -21,6 +21,7 @@ from tlserve.finetune.evaluate import MEMORY_FORMAT
 from tlserve.finetune.events import Events
 from tlserve.finetune.features import FeatureCache
 from tlserve.finetune.objective import class_weights
+from tlserve.finetune.run_folder import RunFolder
 from tlserve.zoo.architectures import head_parameters
 from tlserve.zoo.blocks import Block, ordered_blocks
 
@@ -52,8 +53,9 @@ class Session:
         cache: For what frozen blocks make of the images.
         pretrained: Whether the network began with pretrained weights.
         device: Where to train.
-        run: The folder for ``best.safetensors`` and ``history.csv``.
+        run: The folder of the run.
         events: Told what happens.
+        deadline: When to stop, on ``time.monotonic``'s clock; ``None``: never.
     """
 
     model: nn.Module
@@ -73,8 +75,13 @@ class Session:
     cache: FeatureCache | None
     pretrained: bool
     device: torch.device
-    run: Path
+    run: RunFolder
     events: Events
+    deadline: float | None = None
+
+    def time_is_up(self, ahead: float = 0.0) -> bool:
+        """Tell whether to stop, with so many seconds of work ahead."""
+        return self.deadline is not None and time.monotonic() + ahead > self.deadline
 
 
 def open_session(
@@ -85,11 +92,12 @@ def open_session(
     spec: Preprocessing,
     workers: int,
     device: torch.device,
-    run: Path,
+    run: RunFolder,
     events: Events,
     *,
     pretrained: bool,
     cache: FeatureCache | None = None,
+    deadline: float | None = None,
 ) -> Session:
     """Put a network on its device and its images into loaders.
 
@@ -105,6 +113,7 @@ def open_session(
         events: Told what happens.
         pretrained: Whether the backbone has pretrained weights.
         cache: For what frozen blocks make of the images.
+        deadline: When to stop, on ``time.monotonic``'s clock.
     """
     augmentation = Augmentation(
         spec, flip=config.flip, min_scale=config.min_scale, policy=config.auto_augment
@@ -157,6 +166,7 @@ def open_session(
         device=device,
         run=run,
         events=events,
+        deadline=deadline,
     )
 
 
