@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def test_the_best_is_kept_and_the_network_left_alone(
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     tries = [line for line in events.messages if line.startswith("sweep ")]
     assert len(tries) == 15
-    right = [int(line.split("  ")[3].split(" of ")[0]) for line in tries]
+    right = [int(re.findall(r"(\d+) of \d+ right", line)[0]) for line in tries]
     (chosen,) = [number for number, line in enumerate(tries) if line.endswith("best")][-1:]
     assert right[chosen] == max(right)
     assert f"lr {found.lr:g} " in tries[chosen]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torchvision.transforms import v2
 
 from tlserve.bundle.manifest import Preprocessing
 from tlserve.data.folder import Sample
+from tlserve.data.signals import put_off
 from tlserve.preprocess import decode, to_tensor
 
 View = tuple[int, int]
@@ -154,7 +156,7 @@ def loader(dataset: ImageDataset, batches: ViewBatches, workers: int) -> DataLoa
     The process's random numbers are left alone: what training draws from them must not depend on
     how often a loader was begun.
     """
-    return DataLoader(
+    return _Loader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
@@ -163,6 +165,13 @@ def loader(dataset: ImageDataset, batches: ViewBatches, workers: int) -> DataLoa
         worker_init_fn=_leave_signals_to_the_parent,
         generator=torch.Generator(),
     )
+
+
+class _Loader(DataLoader[Batch]):
+    def __iter__(self) -> Any:
+        # Half-made, it would end in an exception that cannot be caught, or leave processes behind.
+        with put_off():
+            return super().__iter__()
 
 
 def _leave_signals_to_the_parent(_number: int) -> None:

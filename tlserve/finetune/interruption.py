@@ -58,6 +58,7 @@ class Interruption:
             raise KeyboardInterrupt
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        if self.in_between or self._pending:
+        # Said again at the end of the next block, too: raised in a destructor, it is lost.
+        again, self._pending = self._pending, True
+        if self.in_between or again:
             raise KeyboardInterrupt
-        self._pending = True
