@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from tlserve.errors import RunInterruptedError, TlserveError, UsageError
+
 if TYPE_CHECKING:
-    from tlserve.bundle import Bundle
+    from tlserve.cli.reporting import Report
 
 _STRATEGY = "Strategy"
 _OPTIMISATION = "Optimisation"
 _IMAGES = "Images"
 _PLACE = "Where and on what"
+_OUTPUT = "What is told meanwhile"
+
+_NO_SETTINGS = frozenset({"data", "config", "quiet", "as_json", "tensorboard"})
+"""Options that are not settings of a run: a file cannot give them, and none is recorded."""
 
 
 def finetune(
@@ -273,14 +280,59 @@ def finetune(
             "--overwrite", help="Replace a bundle of the same name.", rich_help_panel=_PLACE
         ),
     ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", help="Print nothing but errors.", rich_help_panel=_OUTPUT),
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print each event as a JSON object on a line.", rich_help_panel=_OUTPUT
+        ),
+    ] = False,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard/--no-tensorboard",
+            help="Log each epoch for TensorBoard, in <runs>/<name>/tensorboard.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = True,
 ) -> None:
     """Fine-tune a pretrained network on a folder of images; write the bundle models/<name>."""
-    from tlserve.cli.console import out
+    if quiet and as_json:
+        raise UsageError("--quiet and --json exclude each other.", hint="Pass one of them.")
+    report = _report(quiet=quiet, as_json=as_json)
+    try:
+        _finetune(context, report, data, arch, config, tensorboard=tensorboard)
+    except TlserveError as error:
+        report.failed(error)
+        raise
+
+
+def _report(*, quiet: bool, as_json: bool) -> Report:
+    from tlserve.cli.json_events import JsonReport
+    from tlserve.cli.reporting import ConsoleReport, Report
+
+    if quiet:
+        return Report()
+    return JsonReport() if as_json else ConsoleReport()
+
+
+def _finetune(
+    context: typer.Context,
+    report: Report,
+    data: Path,
+    arch: str,
+    config: Path | None,
+    *,
+    tensorboard: bool,
+) -> None:
     from tlserve.cli.torch_stack import require_torch
 
     require_torch()
-    from tlserve.cli.reporting import Reporter
     from tlserve.finetune.config import FinetuneConfig
+    from tlserve.finetune.events import Events, Several
     from tlserve.finetune.run import finetune as run
 
     settings = _settings(context, config)
@@ -288,21 +340,31 @@ def finetune(
     # An architecture of another library has a slash in its name.
     settings.setdefault("name", f"{stem}-{settings.get('arch', arch)}".replace("/", "-"))
     resolved = FinetuneConfig(data=data, **settings)
-    reporter = Reporter()
-    try:
-        bundle = run(resolved, reporter)
-    except KeyboardInterrupt:
-        reporter.end()
-        best = resolved.runs / resolved.name / "best.safetensors"
-        if reporter.best_epoch:
-            out.print(
-                f"Interrupted. The best epoch so far ({reporter.best_epoch}) is kept in {best}; "
-                f"start from it with --weights {best}."
-            )
-        raise
-    finally:
-        reporter.end()
-    _summary(bundle)
+    folder = resolved.runs / resolved.name
+    events: Events = report
+    with ExitStack() as stack:
+        if tensorboard:
+            from tlserve.finetune.tensorboard import TensorBoardLog
+
+            log = stack.enter_context(closing(TensorBoardLog(folder / "tensorboard")))
+            events = Several(report, log)
+        try:
+            bundle = run(resolved, events)
+        except KeyboardInterrupt as interruption:
+            raise _interrupted(report, folder / "best.safetensors") from interruption
+        finally:
+            report.end()
+    report.bundle(bundle)
+
+
+def _interrupted(report: Report, best: Path) -> RunInterruptedError:
+    kept = (
+        f"The best epoch so far ({report.best_epoch}) is kept in {best}; start from it with "
+        f"--weights {best}."
+    )
+    return RunInterruptedError(
+        "Interrupted: nothing half-written was left behind.", hint=kept if report.best_epoch else ""
+    )
 
 
 def _settings(context: typer.Context, config: Path | None) -> dict[str, Any]:
@@ -313,20 +375,7 @@ def _settings(context: typer.Context, config: Path | None) -> dict[str, Any]:
     for name, value in context.params.items():
         source = context.get_parameter_source(name)
         given = source is not None and source.name == "COMMANDLINE"
-        if given and name not in ("data", "config"):
+        if given and name not in _NO_SETTINGS:
             option = f"--{name.replace('_', '-')} {value}"
             settings[name] = checked(name, value, option)
     return settings
-
-
-def _summary(bundle: Bundle) -> None:
-    from tlserve.cli.console import out
-
-    metrics = bundle.manifest.metrics
-    best = f"epoch {metrics.best_epoch}" if metrics.best_epoch else "the linear probe"
-    out.print(
-        f"Best: {best}, {metrics.val_correct} of {metrics.val_images} "
-        f"validation images right ({metrics.val_accuracy:.1%})."
-    )
-    out.print(f"Bundle: {bundle.path} (version {bundle.manifest.version})")
-    out.print(f"Next: tlserve export {bundle.path} --onnx --torchscript")

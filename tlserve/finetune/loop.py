@@ -76,6 +76,7 @@ def train(session: Session, config: FinetuneConfig, *, begun: Evaluation | None 
     if begun is not None:
         save_weights(model, checkpoint)
 
+    events.settings(config.record())
     stages = {stage.first: stage for stage in plan.stages(config.epochs)}
     for number in range(1, config.epochs + 1):
         started = time.monotonic()
@@ -84,7 +85,8 @@ def train(session: Session, config: FinetuneConfig, *, begun: Evaluation | None 
         if number in stages:
             feed = make_feed(session, config, stages[number], kept)
         batches = feed.train(number, 0)
-        events.begin(f"epoch {number}/{config.epochs}", session.views.count)
+        events.begin_epoch(number, config.epochs, session.views.count)
+        began = time.monotonic()
         # Summed on the device: reading the loss at each step would wait for it.
         total = torch.zeros((), device=session.device)
         for inputs, labels in batches:
@@ -94,7 +96,9 @@ def train(session: Session, config: FinetuneConfig, *, begun: Evaluation | None 
             if mean is not None:
                 mean.update_parameters(model)
             events.advance(len(labels))
+            events.training_loss(total)
         train_loss = float(total) / session.views.count
+        speed = session.views.count / (time.monotonic() - began)
         events.begin("validation", len(session.val_samples))
         result = evaluate(feed.kept, feed.val, session.device, events)
         events.end()
@@ -110,6 +114,7 @@ def train(session: Session, config: FinetuneConfig, *, begun: Evaluation | None 
             val_accuracy=result.accuracy,
             lr=rate,
             seconds=round(time.monotonic() - started, 3),
+            images_per_second=round(speed, 1),
         )
         history.append(epoch)
         is_best = result.better_than(best)
