@@ -36,7 +36,7 @@ def _events(output: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.splitlines()]
 
 
-def test_json_tells_each_event_on_a_line_and_nothing_else(tmp_path: Path) -> None:
+def test_json_tells_each_event_on_a_line_and_nothing_else(tmp_path: Path, repository: Path) -> None:
     data = write_flat(tmp_path / "flat", 6)
     (data / "red" / "001.jpg").write_bytes(b"broken")
     result = tlserve("finetune", data, *_options(tmp_path, 2), "--json")
@@ -48,6 +48,11 @@ def test_json_tells_each_event_on_a_line_and_nothing_else(tmp_path: Path) -> Non
         *("begin", "begin", "epoch", "begin", "begin", "epoch"),
         "bundle",
     ]
+    documented = (repository / "docs" / "finetune-output.md").read_text("utf-8")
+    for event in told:
+        (row,) = re.findall(rf"^\| `{event['event']}` \|.*$", documented, re.MULTILINE)
+        for field in event:
+            assert field == "event" or f"`{field}`" in row
     checking, problems, message, settings, epoch, validation = told[:6]
     assert checking == {"event": "begin", "task": "checking images", "images": 18}
     (problem,) = problems["problems"]
