@@ -130,7 +130,7 @@ def test_json_tells_an_interruption_and_what_is_kept(tmp_path: Path) -> None:
     told = _events(output)[-1]
     assert told["event"] == "error"
     assert errors == f"error: {told['message']}\nhint: {told['hint']}\n"
-    assert f"--weights {tmp_path / 'runs' / 'run' / 'best.safetensors'}" in told["hint"]
+    assert told["hint"] == f"Go on with tlserve finetune --resume {tmp_path / 'runs' / 'run'}"
 
 
 def test_quiet_prints_nothing_but_errors(colours: Path, tmp_path: Path) -> None:
