@@ -16,6 +16,7 @@ from tlserve.bundle.files import replacing
 from tlserve.bundle.manifest import Epoch
 from tlserve.errors import TlserveError
 from tlserve.finetune.average import averaged
+from tlserve.finetune.compiling import compiled
 from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.evaluate import Evaluation, evaluate
 from tlserve.finetune.feed import make_feed
@@ -83,12 +84,13 @@ def train(session: Session, config: FinetuneConfig, *, begun: Evaluation | None 
         stepper.begin_epoch(number)
         if number in stages:
             feed = make_feed(session, config, stages[number], kept)
+            network = compiled(feed.network) if config.compile else feed.network
         batches = feed.train(number, 0)
         events.begin(f"epoch {number}/{config.epochs}", session.views.count)
         # Summed on the device: reading the loss at each step would wait for it.
         total = torch.zeros((), device=session.device)
         for inputs, labels in batches:
-            loss = stepper.step(feed.network, inputs, labels, schedule.factor)
+            loss = stepper.step(network, inputs, labels, schedule.factor)
             total += loss * len(labels)
             schedule.after_step()
             if mean is not None:
