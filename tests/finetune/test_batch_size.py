@@ -95,8 +95,8 @@ def test_trying_leaves_network_and_random_numbers_as_they_were(
 ) -> None:
     config = replace(config, strategy=strategy, ema=0.9, mixup=0.2)  # type: ignore[arg-type]
     model = filled("resnet18", 3, 32).train()
-    model.layer1.eval()
-    model.conv1.weight.requires_grad_(False)
+    model.get_submodule("layer1").eval()
+    model.get_parameter("conv1.weight").requires_grad_(False)
     state = {k: v.clone() for k, v in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
     generator = torch.get_rng_state()

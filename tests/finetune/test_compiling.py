@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -11,9 +10,11 @@ import pytest
 from tests.cli.test_commands import tlserve
 from tlserve.bundle import Bundle
 
+# What is frozen is computed once, so that little is compiled; without dropout, whose random numbers
+# a compiler draws in another order.
 _OPTIONS = (
-    *("--arch", "squeezenet1_1", "--weights", "none", "--strategy", "partial", "--unfreeze", 2),
-    *("--epochs", 1, "--image-size", 64, "--workers", 0, "--lr", 0.001),
+    *("--arch", "resnet18", "--weights", "none", "--strategy", "partial", "--unfreeze", 2),
+    *("--epochs", 2, "--views", 1, "--batch-size", 10, "--image-size", 32, "--workers", 0),
 )
 
 
@@ -30,9 +31,9 @@ def test_a_compiled_network_learns_the_same(colours: Path, tmp_path: Path) -> No
         manifest = Bundle.read(tmp_path / "models" / name).manifest
         assert manifest.training["compile"] is (name == "compiled")
         metrics[name] = manifest.metrics
-    expected, found = metrics["eager"].history[0], metrics["compiled"].history[0]
-    assert found.train_loss == pytest.approx(expected.train_loss, rel=1e-3)
-    assert found.val_loss == pytest.approx(expected.val_loss, rel=1e-3)
+    for expected, found in zip(metrics["eager"].history, metrics["compiled"].history, strict=True):
+        assert found.train_loss == pytest.approx(expected.train_loss, rel=1e-3)
+        assert found.val_loss == pytest.approx(expected.val_loss, rel=1e-3)
 
 
 def test_what_cannot_be_compiled_is_an_error(
@@ -43,7 +44,6 @@ def test_what_cannot_be_compiled_is_an_error(
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    assert "CXX" in os.environ
     done = tlserve("finetune", colours, *_options(tmp_path, "x"), "--compile")
     assert done.returncode == 1
     assert "--compile: the network could not be compiled" in done.stderr

@@ -82,7 +82,7 @@ def test_slow_images_get_processes_in_a_short_time_and_nothing_changes(
 ) -> None:
     config = replace(config, epochs=1000)
     model = filled("resnet18", 3, 32).train()
-    model.layer1.eval()
+    model.get_submodule("layer1").eval()
     modes = [module.training for module in model.modules()]
     state = {k: v.clone() for k, v in model.state_dict().items()}
     generator = torch.get_rng_state()

@@ -57,7 +57,7 @@ def choose_workers(
     """
     load = _seconds_to_load(dataset)
     processors = available_processors()
-    if load * len(dataset) * config.epochs < _NOT_WORTH_IT or processors == 1:
+    if load * len(dataset) * _times_read(config) < _NOT_WORTH_IT or processors == 1:
         events.message(
             f"Images are loaded by the training process itself: each takes {load * 1e3:.1f} ms."
         )
@@ -83,6 +83,13 @@ def workers_for(load: float, train: float, processors: int) -> int:
     if load < _NEGLIGIBLE * train:
         return 0
     return max(1, min(math.ceil(_RESERVE * load / train), processors))
+
+
+def _times_read(config: FinetuneConfig) -> int:
+    """Tell how often an image is loaded, where frozen blocks can be computed once."""
+    if config.strategy in ("feature-extraction", "partial") and config.cache != "off":
+        return min(config.epochs, config.views or config.epochs)
+    return config.epochs
 
 
 def _seconds_to_load(dataset: ImageDataset) -> float:
