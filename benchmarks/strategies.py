@@ -109,14 +109,14 @@ def _write_page(rows: list[dict[str, Any]]) -> None:
 
 def _measured(rows: list[dict[str, Any]]) -> str:
     first = rows[0]
-    head_only = _median(rows, "feature-extraction", "seconds")
+    head_only = _fastest(rows, "feature-extraction")
     lines = [
         f"{first['train_images']} photographs train and {first['images']} validate two classes; "
         f"`{first['arch']}` with ImageNet weights, the defaults of each strategy, seeds "
         f"{', '.join(map(str, sorted({r['seed'] for r in rows})))}. torch {first['torch']}, "
         f"{first['machine']}.",
         "",
-        "| strategy | right, by seed | accuracy (mean) | seconds (median) | of the head's time | "
+        "| strategy | right, by seed | accuracy (mean) | seconds (fastest) | of the head's time | "
         "trained parameters | optimiser state |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -124,7 +124,7 @@ def _measured(rows: list[dict[str, Any]]) -> str:
         mine = [row for row in rows if row["strategy"] == strategy]
         right = ", ".join(str(row["correct"]) for row in mine)
         accuracy = statistics.mean(row["correct"] / row["images"] for row in mine)
-        seconds = _median(rows, strategy, "seconds")
+        seconds = _fastest(rows, strategy)
         megabytes = _median(rows, strategy, "optimizer_bytes") / 1e6
         lines.append(
             f"| `{strategy}` | {right} | {accuracy:.2%} | {seconds:.0f} | "
@@ -140,6 +140,11 @@ def _measured(rows: list[dict[str, Any]]) -> str:
                 f"(`{row['selection']['strategy']}`); kept: {kept}."
             )
     return "\n".join(lines)
+
+
+def _fastest(rows: list[dict[str, Any]], strategy: str) -> float:
+    """Give the seconds of the seed that other work on the machine disturbed least."""
+    return float(min(row["seconds"] for row in rows if row["strategy"] == strategy))
 
 
 def _median(rows: list[dict[str, Any]], strategy: str, key: str) -> float:

@@ -15,6 +15,7 @@ from tlserve.data.split import split
 from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.events import Events
 from tlserve.finetune.features import FeatureCache
+from tlserve.finetune.run_folder import RunFolder
 from tlserve.finetune.session import Session, open_session
 from tlserve.zoo.presets import preset, with_image_size
 
@@ -39,7 +40,7 @@ def session(
         {s.path: sha256_of(config.data / s.path) for s in (*parts.train, *parts.val)},
         spec,
         torch.device("cpu"),
-        run,
+        RunFolder(run),
         events or Events(),
         pretrained=pretrained,
         cache=cache,

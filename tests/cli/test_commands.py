@@ -254,7 +254,7 @@ def test_an_interrupted_run_leaves_no_half_bundle(tmp_path: Path, number: signal
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
-    assert f"--weights {best}" in output
+    assert f"To go on: tlserve finetune --resume {best.parent}" in output
     models = tmp_path / "models"
     assert not models.exists() or not list(models.iterdir())
 

@@ -14,17 +14,25 @@ from tests.finetune.test_run import Recorder
 from tests.folders import mislabel, write_parts
 from tests.networks import stand_in
 from tests.sessions import session
+from tlserve.bundle.manifest import Selection
 from tlserve.errors import UsageError
-from tlserve.finetune.auto import Facts, choose, train_auto
+from tlserve.finetune.auto import Facts, choose, decide
+from tlserve.finetune.beginning import Beginning
 from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.evaluate import Evaluation, evaluate
 from tlserve.finetune.events import Events
+from tlserve.finetune.loop import train
 from tlserve.finetune.probe import linear_probe
 
 SIDE = 32
 FACTS = Facts(
     images_per_class=100, probe=Evaluation(0.2, 95, 100), chance=0.5, minutes=5, budget=60
 )
+
+
+def chosen(beginning: Beginning) -> Selection:
+    assert beginning.selection is not None
+    return beginning.selection
 
 
 @pytest.fixture
@@ -90,7 +98,9 @@ def test_the_better_of_probe_and_fine_tuning_is_kept(
     ruinous = replace(config, data=data, lr=30.0, clip_grad=1.0)
     events = Recorder()
     opened = session(ruinous, stand_in("resnet18", 3, SIDE), tmp_path, events=events)
-    trained, selection = train_auto(opened, ruinous)
+    beginning = decide(opened, ruinous)
+    selection = chosen(beginning)
+    trained = train(opened, beginning)
     assert selection.strategy in ("partial", "discriminative")
     assert selection.lr == 30
     assert trained.best.correct == 8
@@ -108,7 +118,9 @@ def test_random_weights_are_not_probed(config: FinetuneConfig, tmp_path: Path) -
     opened = session(
         config, stand_in("resnet18", 3, SIDE), tmp_path, events=events, pretrained=False
     )
-    trained, selection = train_auto(opened, config)
+    beginning = decide(opened, config)
+    selection = chosen(beginning)
+    trained = train(opened, beginning)
     assert selection.strategy == "full"
     assert selection.probe_accuracy is None
     assert "weights are random" in events.messages[0]

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from tlserve.errors import StorageError, UsageError
+
 if TYPE_CHECKING:
     from tlserve.bundle import Bundle
+    from tlserve.cli.reporting import Reporter
+
+_RESUMABLE = frozenset(
+    {"data", "device", "workers", "cache_budget", "save_every", "time_limit", "overwrite"}
+)
+"""What may be said anew when a run goes on."""
 
 _STRATEGY = "Strategy"
 _OPTIMISATION = "Optimisation"
@@ -19,9 +29,12 @@ _PLACE = "Where and on what"
 def finetune(
     context: typer.Context,
     data: Annotated[
-        Path,
-        typer.Argument(help="Images: DATA/<class>/*, or DATA/train/<class>/* and DATA/val/…"),
-    ],
+        Path | None,
+        typer.Argument(
+            help="Images: DATA/<class>/*, or DATA/train/<class>/* and DATA/val/…",
+            show_default=False,
+        ),
+    ] = None,
     arch: Annotated[
         str, typer.Option(help="The architecture; `tlserve inspect` lists them.")
     ] = "resnet18",
@@ -39,6 +52,14 @@ def finetune(
         typer.Option(
             help="A file of these settings (.toml, .yaml, .json), or a bundle, to train as it was "
             "trained. Options given beside it win."
+        ),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="Go on with an interrupted run, runs/<name>, as it was begun; beside it: "
+            "--device, --workers, --cache-budget, --save-every, --time-limit, --overwrite, and "
+            "DATA if the images are elsewhere now."
         ),
     ] = None,
     strategy: Annotated[
@@ -96,6 +117,15 @@ def finetune(
             rich_help_panel=_OPTIMISATION,
         ),
     ] = None,
+    sweep: Annotated[
+        bool,
+        typer.Option(
+            "--sweep/--no-sweep",
+            help="First try learning rates around --lr, each with several weight decays; keep the "
+            "best by validation. Seconds where frozen blocks are kept.",
+            rich_help_panel=_OPTIMISATION,
+        ),
+    ] = False,
     optimizer: Annotated[
         Literal["sgd", "adam", "adamw"] | None,
         typer.Option(
@@ -287,56 +317,117 @@ def finetune(
         float,
         typer.Option(help="The room for both caches together, in GB.", rich_help_panel=_PLACE),
     ] = 20.0,
+    time_limit: Annotated[
+        str | None,
+        typer.Option(
+            help="Stop training so long after the start (90s, 10m, 1h30m), and keep the best.",
+            show_default="none",
+            rich_help_panel=_PLACE,
+        ),
+    ] = None,
+    save_every: Annotated[
+        float,
+        typer.Option(
+            help="Within an epoch, save the state after so many minutes; it is saved after each.",
+            rich_help_panel=_PLACE,
+        ),
+    ] = 5.0,
     overwrite: Annotated[
         bool,
         typer.Option(
-            "--overwrite", help="Replace a bundle of the same name.", rich_help_panel=_PLACE
+            "--overwrite",
+            help="Replace a bundle, or an unfinished run, of the same name.",
+            rich_help_panel=_PLACE,
         ),
     ] = False,
 ) -> None:
     """Fine-tune a pretrained network on a folder of images; write the bundle models/<name>."""
-    from tlserve.cli.console import out
     from tlserve.cli.torch_stack import require_torch
 
     require_torch()
     from tlserve.cli.reporting import Reporter
-    from tlserve.finetune.config import FinetuneConfig
-    from tlserve.finetune.run import finetune as run
 
-    settings = _settings(context, config)
-    stem = data.resolve().name or "model"
-    # An architecture of another library has a slash in its name.
-    settings.setdefault("name", f"{stem}-{settings.get('arch', arch)}".replace("/", "-"))
-    resolved = FinetuneConfig(data=data, **settings)
     reporter = Reporter()
     try:
-        bundle = run(resolved, reporter)
-    except KeyboardInterrupt:
-        reporter.end()
-        best = resolved.runs / resolved.name / "best.safetensors"
-        if reporter.best_epoch:
-            out.print(
-                f"Interrupted. The best epoch so far ({reporter.best_epoch}) is kept in {best}; "
-                f"start from it with --weights {best}."
-            )
-        raise
+        if resume is not None:
+            bundle = _resume(context, resume, reporter)
+        else:
+            bundle = _begin(context, data, config, reporter)
     finally:
         reporter.end()
     _summary(bundle)
 
 
-def _settings(context: typer.Context, config: Path | None) -> dict[str, Any]:
-    """Collect the settings of the file, and over them the options that were given."""
-    from tlserve.finetune.config_file import checked, read_settings
+def _begin(
+    context: typer.Context, data: Path | None, config: Path | None, reporter: Reporter
+) -> Bundle:
+    from tlserve.finetune.config import FinetuneConfig
+    from tlserve.finetune.run import finetune as run
 
-    settings = {} if config is None else read_settings(config)
+    if data is None:
+        raise UsageError(
+            "There are no images to train on: DATA is missing.",
+            hint="tlserve finetune DATA, with one folder a class; or --resume runs/<name>.",
+        )
+    settings = _settings(context, config)
+    stem = data.resolve().name or "model"
+    # An architecture of another library has a slash in its name.
+    arch = settings.get("arch", FinetuneConfig.arch)
+    settings.setdefault("name", f"{stem}-{arch}".replace("/", "-"))
+    resolved = FinetuneConfig(data=data, **settings)
+    with _saying_how_to_resume(resolved.runs / resolved.name, reporter):
+        return run(resolved, reporter)
+
+
+def _resume(context: typer.Context, folder: Path, reporter: Reporter) -> Bundle:
+    from tlserve.finetune.run import resume as run
+
+    given = _given(context)
+    changes = {name: given[name] for name in given if name != "resume"}
+    others = sorted(set(changes) - _RESUMABLE)
+    if others:
+        raise UsageError(
+            f"--resume goes on with a run as it was begun, and --{others[0].replace('_', '-')} "
+            "would change it.",
+            hint="Leave it away, or begin another run with another --name.",
+        )
+    with _saying_how_to_resume(folder, reporter):
+        return run(folder, changes, reporter)
+
+
+@contextmanager
+def _saying_how_to_resume(folder: Path, reporter: Reporter) -> Iterator[None]:
+    from tlserve.cli.console import out
+    from tlserve.finetune.run_folder import RunFolder
+
+    try:
+        yield
+    except (KeyboardInterrupt, StorageError):
+        reporter.end()
+        if RunFolder(folder).has_states():
+            out.print(f"To go on: tlserve finetune --resume {folder}", markup=False)
+        raise
+
+
+def _given(context: typer.Context) -> dict[str, Any]:
+    """Collect the options that were given, but for the settings file, checked."""
+    from tlserve.finetune.config_file import checked
+
+    given = {}
     for name, value in context.params.items():
         source = context.get_parameter_source(name)
-        given = source is not None and source.name == "COMMANDLINE"
-        if given and name not in ("data", "config"):
+        if source is not None and source.name == "COMMANDLINE" and name != "config":
             option = f"--{name.replace('_', '-')} {value}"
-            settings[name] = checked(name, value, option)
-    return settings
+            given[name] = value if name == "resume" else checked(name, value, option)
+    return given
+
+
+def _settings(context: typer.Context, config: Path | None) -> dict[str, Any]:
+    """Collect the settings of the file, and over them the options that were given."""
+    from tlserve.finetune.config_file import read_settings
+
+    given = {name: value for name, value in _given(context).items() if name != "data"}
+    return ({} if config is None else read_settings(config)) | given
 
 
 def _summary(bundle: Bundle) -> None:

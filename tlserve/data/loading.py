@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from tlserve.bundle.manifest import Preprocessing
 from tlserve.data.folder import Sample
 from tlserve.data.image_cache import KeptImages
 from tlserve.data.reduce import reduced, reduced_edges
-from tlserve.data.worker_signals import left_to_the_main_process
+from tlserve.data.signals import left_to_the_main_process, put_off
 from tlserve.preprocess import decode, decoded_edges, normalised, resize_and_crop, to_tensor
 
 View = tuple[int, int]
@@ -194,12 +195,24 @@ class ViewBatches(Sampler[list[View]]):
 
 
 def loader(dataset: ImageDataset, batches: ViewBatches, workers: int) -> DataLoader[Batch]:
-    """Load batches in worker processes, which stay from epoch to epoch."""
-    return DataLoader(
+    """Load batches in worker processes, which stay from epoch to epoch.
+
+    The process's random numbers are left alone: what training draws from them must not depend on
+    how often a loader was begun.
+    """
+    return _Loader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=left_to_the_main_process() if workers else None,
+        generator=torch.Generator(),
     )
+
+
+class _Loader(DataLoader[Batch]):
+    def __iter__(self) -> Any:
+        # Half-made, it would end in an exception that cannot be caught, or leave processes behind.
+        with put_off():
+            return super().__iter__()

@@ -11,9 +11,9 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from tlserve.bundle.manifest import Selection
+from tlserve.finetune.beginning import Beginning
 from tlserve.finetune.config import FinetuneConfig, Strategy
 from tlserve.finetune.evaluate import Evaluation
-from tlserve.finetune.loop import Trained, save_weights, train
 from tlserve.finetune.probe import linear_probe
 from tlserve.finetune.rate_finder import with_rate
 from tlserve.finetune.session import Session
@@ -94,8 +94,8 @@ def choose(facts: Facts) -> tuple[Strategy, str]:
     )
 
 
-def train_auto(session: Session, config: FinetuneConfig) -> tuple[Trained, Selection]:
-    """Probe, fine-tune from the probe's head where that is justified, and keep the better.
+def decide(session: Session, config: FinetuneConfig) -> Beginning:
+    """Probe, and choose whether and how to fine-tune from the probe's head.
 
     Args:
         session: On what.
@@ -105,10 +105,9 @@ def train_auto(session: Session, config: FinetuneConfig) -> tuple[Trained, Selec
     if not session.pretrained:
         reason = "the weights are random, so there are no features to probe: all blocks are trained"
         events.message(f"auto: {reason}.")
-        chosen = replace(config, strategy="full").resolved()
-        chosen = with_rate(session, chosen)
-        return train(session, chosen), Selection(
-            strategy="full", reason=reason, lr=float(chosen.lr or 0)
+        chosen = with_rate(session, replace(config, strategy="full").resolved())
+        return Beginning(
+            chosen, Selection(strategy="full", reason=reason, lr=float(chosen.lr or 0))
         )
 
     probe = linear_probe(session)
@@ -130,19 +129,9 @@ def train_auto(session: Session, config: FinetuneConfig) -> tuple[Trained, Selec
         probe_seconds=round(probe.seconds, 3),
     )
     if strategy == "feature-extraction":
-        return _kept(session, probe.result), selection
+        return Beginning(config, selection, probe.result)
     chosen = replace(config, strategy=strategy).resolved()
     if config.lr is None and isinstance(chosen.lr, float):
         chosen = replace(chosen, lr=chosen.lr * _FROM_PROBE)
     chosen = with_rate(session, chosen)
-    trained = train(session, chosen, begun=probe.result)
-    if trained.best_epoch == 0:
-        events.message("auto: no epoch was better than the probe, which is kept.")
-    return trained, selection.model_copy(update={"lr": chosen.lr})
-
-
-def _kept(session: Session, result: Evaluation) -> Trained:
-    checkpoint = session.run / "best.safetensors"
-    save_weights(session.model, checkpoint)
-    head = sum(session.model.get_parameter(name).numel() for name in session.head)
-    return Trained(checkpoint, 0, result, (), head, 0)
+    return Beginning(chosen, selection.model_copy(update={"lr": chosen.lr}), probe.result)

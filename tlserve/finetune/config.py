@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,9 +22,9 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 
 NOT_RECORDED = frozenset(
     {"data", "output", "runs", "overwrite", "name", "device", "workers", "budget"}
-    | {"cache_budget"}
+    | {"cache_budget", "save_every", "time_limit", "sweep"}
 )
-"""Settings of where and on what a run happens, not of what it trains."""
+"""Settings of where and on what a run happens and of how others are found, not what it trains."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,7 @@ class Recipe:
         image_cache: Which decoded images are kept, where each epoch reads them; ``auto``: as they
             are, where there is room; ``reduced``: large ones are made smaller, room or not.
         compile: Whether what is trained is compiled.
+        sweep: Whether learning rates and weight decays are tried first.
         budget: ``auto``: fine-tuning is begun only if it will take at most so many minutes.
     """
 
@@ -91,6 +93,7 @@ class Recipe:
     cache: CacheMode = "auto"
     image_cache: ImageCache = "auto"
     compile: bool = False
+    sweep: bool = False
     budget: float = 60.0
 
 
@@ -114,6 +117,8 @@ class FinetuneConfig(Recipe):
         runs: The folder for what is kept of a run outside the bundle.
         cache_budget: The room for decoded images and what frozen blocks made of images, in
             ``runs``, in GB.
+        save_every: Within an epoch, the state is saved after so many minutes.
+        time_limit: Training stops so long after the start, such as ``90s``, ``10m``, ``1h30m``.
         overwrite: Whether an existing bundle of that name is replaced.
     """
 
@@ -131,6 +136,8 @@ class FinetuneConfig(Recipe):
     output: Path = Path("models")
     runs: Path = Path("runs")
     cache_budget: float = 20.0
+    save_every: float = 5.0
+    time_limit: str | None = None
     overwrite: bool = False
 
     def resolved(self) -> FinetuneConfig:
@@ -146,6 +153,8 @@ class FinetuneConfig(Recipe):
             )
         _check_ranges(self)
         _check_combinations(self)
+        if self.time_limit is not None:
+            seconds_of(self.time_limit)
         if self.strategy == "auto":
             # Each phase has its own strategy, whose defaults it fills in itself.
             return self
@@ -167,6 +176,22 @@ class FinetuneConfig(Recipe):
     def record(self) -> dict[str, Scalar]:
         """Give the settings that a bundle records; where the files lay is left out."""
         return {k: v for k, v in asdict(self).items() if k not in NOT_RECORDED}
+
+
+def seconds_of(duration: str) -> float:
+    """Read a duration.
+
+    Raises:
+        UsageError: It is none.
+    """
+    parts = _DURATION.fullmatch(duration.strip())
+    hours, minutes, seconds = (float(part or 0) for part in parts.groups()) if parts else (0, 0, 0)
+    total = hours * 3600 + minutes * 60 + seconds
+    if not total:
+        raise UsageError(
+            f"--time-limit {duration}: it must be a time above 0, such as 90s, 10m or 1h30m."
+        )
+    return total
 
 
 def setting_names() -> frozenset[str]:
@@ -197,6 +222,8 @@ WEIGHT_DECAY: dict[OptimizerName, float] = {"sgd": 1e-4, "adam": 0.0, "adamw": 1
 
 _VIEWS, _EPOCHS_A_VIEW = (2, 16), 8
 
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
 _RANGES: dict[str, tuple[float, float, str]] = {
     "unfreeze": (1, 10_000, "at least 1: the head"),
     "freeze": (1, 10_000, "at least 1"),
@@ -217,6 +244,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "budget": (0, 1e9, "0 or more minutes"),
     "views": (1, 10_000, "at least 1"),
     "cache_budget": (0, 1e9, "0 or more GB"),
+    "save_every": (0, 1e9, "0 or more minutes"),
     "val_fraction": (1e-6, 0.999999, "above 0 and below 1"),
     "image_size": (16, 4096, "from 16 to 4096 pixels"),
     "jpeg_draft": (1, 1000, "at least 1"),
@@ -245,6 +273,12 @@ def _check_combinations(config: FinetuneConfig) -> None:
     if config.unfreeze and config.freeze:
         raise UsageError(
             "--unfreeze and --freeze say the same thing from two ends.", hint="Pass one of them."
+        )
+    if config.sweep and (config.strategy == "auto" or config.lr == "find"):
+        other = "--strategy auto" if config.strategy == "auto" else "--lr find"
+        raise UsageError(
+            f"--sweep tries learning rates, and {other} chooses one in another way.",
+            hint="Leave one of the two away.",
         )
     if config.warmup and config.schedule == "plateau":
         raise UsageError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -16,15 +16,18 @@ from tlserve.bundle.files import replacing
 from tlserve.bundle.manifest import Epoch
 from tlserve.errors import TlserveError
 from tlserve.finetune.average import averaged
+from tlserve.finetune.beginning import Beginning
 from tlserve.finetune.compiling import compiled
-from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.evaluate import Evaluation, evaluate
-from tlserve.finetune.feed import make_feed
+from tlserve.finetune.feed import Feed, make_feed
+from tlserve.finetune.interruption import Interruption
 from tlserve.finetune.optimizer import state_bytes
+from tlserve.finetune.random_state import random_state, restore_random_state
+from tlserve.finetune.run_folder import State
 from tlserve.finetune.schedule import Schedule
 from tlserve.finetune.session import Session
 from tlserve.finetune.stepper import Stepper
-from tlserve.finetune.strategies import make_plan
+from tlserve.finetune.strategies import load_moving_state, make_plan, moving_state
 from tlserve.zoo.architectures import count_parameters
 
 
@@ -39,6 +42,7 @@ class Trained:
         history: All epochs.
         trainable: How many parameters were trained.
         optimizer_bytes: What the optimiser kept beside the parameters.
+        seconds: How long it took, in all the processes that it took.
     """
 
     checkpoint: Path
@@ -47,59 +51,142 @@ class Trained:
     history: tuple[Epoch, ...]
     trainable: int
     optimizer_bytes: int
+    seconds: float
 
 
-def train(session: Session, config: FinetuneConfig, *, begun: Evaluation | None = None) -> Trained:
+def train(
+    session: Session, beginning: Beginning, saved: State | None = None, *, keep_states: bool = True
+) -> Trained:
     """Train, and keep the best epoch as a copy on disk.
 
     Best is the epoch with the highest validation accuracy; at the same accuracy, the lowest loss.
 
     Args:
         session: On what.
-        config: Resolved settings; ``lr`` is a number.
-        begun: What the model does already, if that counts: it is kept where no epoch is better.
+        beginning: How.
+        saved: The state to go on from.
+        keep_states: Whether to write states that a later process can go on from.
 
     Raises:
+        KeyboardInterrupt: SIGINT or SIGTERM came; the state is saved.
         TlserveError: The loss is no longer a number.
         DeviceError: The device lacks the precision that was asked for.
         StorageError: The disk refused.
     """
-    model, events = session.model, session.events
-    assert isinstance(config.lr, float)  # noqa: S101 - resolved, and found where it was to be found
-    plan = make_plan(config, session.blocks, config.lr)
-    stepper = Stepper(session, config, plan)
-    schedule = Schedule(config, len(session.train))
-    mean = averaged(model, config.ema) if config.ema else None
-    kept: nn.Module = model if mean is None else mean.module
-    checkpoint = session.run / "best.safetensors"
-    history: list[Epoch] = []
-    best, best_epoch = begun, 0
-    if begun is not None:
-        save_weights(model, checkpoint)
+    if beginning.begun is not None and not beginning.trains:
+        return _kept(session, beginning.begun)
+    training = _Training(session, beginning, keep_states=keep_states)
+    if saved is not None:
+        training.restore(saved)
+    elif beginning.begun is not None:
+        save_weights(session.model, session.run.best)
+    with training.interruption.watching():
+        try:
+            training.run()
+        except KeyboardInterrupt:
+            if training.interruption.in_between:
+                training.save()
+            raise
+    if training.best_epoch == 0:
+        session.events.message("auto: no epoch was better than the probe, which is kept.")
+    return training.outcome()
 
-    stages = {stage.first: stage for stage in plan.stages(config.epochs)}
-    for number in range(1, config.epochs + 1):
-        started = time.monotonic()
-        rate = config.lr * schedule.factor
-        stepper.begin_epoch(number)
-        if number in stages:
-            feed = make_feed(session, config, stages[number], kept)
-            network = compiled(feed.network) if config.compile else feed.network
-        batches = feed.train(number, 0)
-        events.begin(f"epoch {number}/{config.epochs}", session.views.count)
+
+def _kept(session: Session, result: Evaluation) -> Trained:
+    """Keep the network as it is."""
+    save_weights(session.model, session.run.best)
+    head = sum(session.model.get_parameter(name).numel() for name in session.head)
+    return Trained(session.run.best, 0, result, (), head, 0, 0.0)
+
+
+class _Training:
+    """A training in progress: between two steps, its state is whole."""
+
+    def __init__(self, session: Session, beginning: Beginning, *, keep_states: bool) -> None:
+        self._keep_states = keep_states
+        self.interruption = Interruption()
+        self._session = session
+        self._beginning = beginning
+        config = self._config = beginning.config
+        assert isinstance(config.lr, float)  # noqa: S101 - resolved, and found where it was to be
+        self._lr = config.lr
+        self._plan = make_plan(config, session.blocks, config.lr)
+        self._stepper = Stepper(session, config, self._plan)
+        self._schedule = Schedule(config, len(session.views))
+        self._mean = averaged(session.model, config.ema) if config.ema else None
+        self._kept: nn.Module = session.model if self._mean is None else self._mean.module
+        self._feed: Feed | None = None
+        self._network = session.model
+        self._opened_for = 0
+        self._validation_seconds = 0.0
+        self._history: list[Epoch] = []
+        self._best, self.best_epoch = beginning.begun, 0
+        self._done = False
+        self._last_saved = time.monotonic()
+        self._clock = _Clock()
+        self._begin_epoch(1)
+
+    def run(self) -> None:
+        """Train to the end, or to the end of the time."""
+        session, config = self._session, self._config
+        stages = self._plan.stages(config.epochs)
+        while not self._done:
+            with self.interruption.finishing():
+                self._open(self._number)
+            stage = next(s for s in stages if s.first <= self._number <= s.last)
+            if self._feed is None or self._number == stage.first:
+                self._feed = make_feed(session, config, stage, self._kept)
+                network = self._feed.network
+                self._network = compiled(network) if config.compile else network
+            self._steps(self._feed)
+            session.events.begin("validation", len(session.val_samples))
+            started = time.monotonic()
+            result = evaluate(self._feed.kept, self._feed.val, session.device, session.events)
+            self._validation_seconds = time.monotonic() - started
+            session.events.end()
+            with self.interruption.finishing():
+                self._end_epoch(result)
+            self.save()
+
+    def _open(self, number: int) -> None:
+        """Unfreeze what an epoch trains, and what those before it did, in their order."""
+        for epoch in range(min(self._opened_for + 1, number), number + 1):
+            self._stepper.begin_epoch(epoch)
+        self._opened_for = number
+
+    def _begin_epoch(self, number: int) -> None:
+        self._number = number
+        self._batches = self._images = 0
         # Summed on the device: reading the loss at each step would wait for it.
-        total = torch.zeros((), device=session.device)
+        self._total = torch.zeros((), device=self._session.device)
+        self._rate = self._lr * self._schedule.factor
+        self._epoch_clock = _Clock()
+
+    def _steps(self, feed: Feed) -> None:
+        """Take the epoch's steps that were not taken yet."""
+        session = self._session
+        batches = feed.train(self._number, self._batches)
+        session.events.begin(f"epoch {self._number}/{self._config.epochs}", session.views.count)
+        session.events.advance(self._images)
         for inputs, labels in batches:
-            loss = stepper.step(network, inputs, labels, schedule.factor)
-            total += loss * len(labels)
-            schedule.after_step()
-            if mean is not None:
-                mean.update_parameters(model)
-            events.advance(len(labels))
-        train_loss = float(total) / session.views.count
-        events.begin("validation", len(session.val_samples))
-        result = evaluate(feed.kept, feed.val, session.device, events)
-        events.end()
+            with self.interruption.finishing():
+                factor = self._schedule.factor
+                loss = self._stepper.step(self._network, inputs, labels, factor)
+                self._total += loss * len(labels)
+                self._schedule.after_step()
+                if self._mean is not None:
+                    self._mean.update_parameters(session.model)
+                self._batches += 1
+                self._images += len(labels)
+            session.events.advance(len(labels))
+            if session.time_is_up(ahead=self._validation_seconds):
+                break
+            if time.monotonic() - self._last_saved > self._config.save_every * 60:
+                self.save()
+
+    def _end_epoch(self, result: Evaluation) -> None:
+        config, events, run = self._config, self._session.events, self._session.run
+        number, train_loss = self._number, float(self._total) / self._images
         if not math.isfinite(train_loss + result.loss):
             raise TlserveError(
                 f"Training diverged in epoch {number}: the loss is {train_loss}.",
@@ -110,26 +197,114 @@ def train(session: Session, config: FinetuneConfig, *, begun: Evaluation | None 
             train_loss=train_loss,
             val_loss=result.loss,
             val_accuracy=result.accuracy,
-            lr=rate,
-            seconds=round(time.monotonic() - started, 3),
+            lr=self._rate,
+            seconds=round(self._epoch_clock.seconds, 3),
         )
-        history.append(epoch)
-        is_best = result.better_than(best)
+        self._history.append(epoch)
+        is_best = result.better_than(self._best)
         if is_best:
-            best, best_epoch = result, number
-            save_weights(kept, checkpoint)
-        _write_history(session.run / "history.csv", history)
+            self._best, self.best_epoch = result, number
+            save_weights(self._kept, run.best)
+        _write_history(run.history, self._history)
         events.epoch(epoch, config.epochs, best=is_best)
-        if config.patience and config.patience <= number - best_epoch and number < config.epochs:
+        self._done = number == config.epochs
+        if self._session.time_is_up(ahead=self._validation_seconds):
+            events.message(f"--time-limit {config.time_limit} is over: stopped in epoch {number}.")
+            self._done = True
+        elif config.patience and config.patience <= number - self.best_epoch and not self._done:
             events.message(f"No better epoch in {config.patience}: stopped early.")
-            break
-        schedule.after_epoch(result.loss)
+            self._done = True
+        self._schedule.after_epoch(result.loss)
+        self._begin_epoch(number + 1)
 
-    assert best is not None  # noqa: S101 - there is at least one epoch
-    trainable = count_parameters(model)[1]
-    return Trained(
-        checkpoint, best_epoch, best, tuple(history), trainable, state_bytes(stepper.optimizer)
-    )
+    def outcome(self) -> Trained:
+        """Give the best epoch and the history of a training that is over."""
+        assert self._best is not None  # noqa: S101 - there is at least one epoch
+        return Trained(
+            self._session.run.best,
+            self.best_epoch,
+            self._best,
+            tuple(self._history),
+            count_parameters(self._session.model)[1],
+            state_bytes(self._stepper.optimizer),
+            self._clock.seconds,
+        )
+
+    def save(self) -> None:
+        """Write the state, whole or not at all."""
+        if not self._keep_states:
+            return
+        with self.interruption.finishing():
+            self._session.run.save(f"{self._number:07d}-{self._batches:09d}", self._state())
+            self._last_saved = time.monotonic()
+
+    def _state(self) -> State:
+        beginning, blocks, opened = self._beginning, self._plan.blocks, self._stepper.opened
+        return {
+            "config": beginning.config.record(),
+            "selection": beginning.selection and beginning.selection.model_dump(),
+            "begun": beginning.begun and asdict(beginning.begun),
+            "position": [self._number, self._batches, self._images],
+            "done": self._done,
+            "opened_for": self._opened_for,
+            "total": self._total,
+            "rate": self._rate,
+            "seconds": [self._clock.seconds, self._epoch_clock.seconds],
+            "history": [epoch.model_dump() for epoch in self._history],
+            "best": self._best and asdict(self._best),
+            "best_epoch": self.best_epoch,
+            # What is frozen is as it began, and that the settings say.
+            "model": moving_state(self._session.model, blocks, opened),
+            "average": self._mean and moving_state(self._mean.module, blocks, opened),
+            "averaged": self._mean and self._mean.n_averaged,
+            "optimizer": self._stepper.optimizer.state_dict(),
+            "scaler": self._stepper.scaler.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "random": random_state(),
+        }
+
+    def restore(self, state: State) -> None:
+        """Go on from a state that was saved."""
+        model, stepper, run = self._session.model, self._stepper, self._session.run
+        self._open(state["opened_for"])
+        load_moving_state(model, state["model"])
+        if self._mean is not None:
+            load_moving_state(self._mean.module, state["average"])
+            self._mean.n_averaged.copy_(state["averaged"])
+        stepper.optimizer.load_state_dict(state["optimizer"])
+        stepper.scaler.load_state_dict(state["scaler"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._number, self._batches, self._images = state["position"]
+        self._done = state["done"]
+        self._total = state["total"].to(self._session.device)
+        self._rate = state["rate"]
+        seconds, epoch_seconds = state["seconds"]
+        self._clock, self._epoch_clock = _Clock(seconds), _Clock(epoch_seconds)
+        self._history = [Epoch(**epoch) for epoch in state["history"]]
+        self._best = Evaluation(**state["best"]) if state["best"] else None
+        self.best_epoch = state["best_epoch"]
+        _write_history(run.history, self._history)
+        restore_random_state(state["random"])
+
+
+def where(state: State) -> str:
+    """Say in words how far a state had come."""
+    number, batches, _ = state["position"]
+    if state["done"]:
+        return "after the last epoch"
+    return f"in epoch {number}, after {batches} of its batches"
+
+
+class _Clock:
+    """Counts seconds, those of earlier processes included."""
+
+    def __init__(self, before: float = 0.0) -> None:
+        self._began = time.monotonic() - before
+
+    @property
+    def seconds(self) -> float:
+        """How many it is by now."""
+        return time.monotonic() - self._began
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import Any
 
 import torch
 from torch.optim import SGD
@@ -61,6 +62,18 @@ class Schedule:
         """Count an epoch."""
         if self._plateau is not None:
             self._plateau.step(val_loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give its state, as plain values."""
+        scheduler = self._in_time or self._plateau
+        return {"rate": self.factor, "scheduler": scheduler and scheduler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self._rate.param_groups[0]["lr"] = state["rate"]
+        scheduler = self._in_time or self._plateau
+        if scheduler is not None:
+            scheduler.load_state_dict(state["scheduler"])
 
 
 def _in_time(rate: SGD, recipe: Recipe, steps_an_epoch: int) -> LRScheduler:

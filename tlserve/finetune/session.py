@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -24,6 +24,7 @@ from tlserve.finetune.evaluate import MEMORY_FORMAT
 from tlserve.finetune.events import Events
 from tlserve.finetune.features import FeatureCache
 from tlserve.finetune.objective import class_weights
+from tlserve.finetune.run_folder import RunFolder
 from tlserve.finetune.workers import choose_workers
 from tlserve.zoo.architectures import head_parameters
 from tlserve.zoo.blocks import Block, ordered_blocks
@@ -58,8 +59,9 @@ class Session:
         image_cache: For decoded images.
         pretrained: Whether the network began with pretrained weights.
         device: Where to train.
-        run: The folder for ``best.safetensors`` and ``history.csv``.
+        run: The folder of the run.
         events: Told what happens.
+        deadline: When to stop, on ``time.monotonic``'s clock; ``None``: never.
     """
 
     model: nn.Module
@@ -81,8 +83,13 @@ class Session:
     image_cache: DiskCache | None
     pretrained: bool
     device: torch.device
-    run: Path
+    run: RunFolder
     events: Events
+    deadline: float | None = None
+
+    def time_is_up(self, ahead: float = 0.0) -> bool:
+        """Tell whether to stop, with so many seconds of work ahead."""
+        return self.deadline is not None and time.monotonic() + ahead > self.deadline
 
 
 def open_session(
@@ -92,12 +99,13 @@ def open_session(
     contents: Mapping[str, str],
     spec: Preprocessing,
     device: torch.device,
-    run: Path,
+    run: RunFolder,
     events: Events,
     *,
     pretrained: bool,
     cache: FeatureCache | None = None,
     image_cache: DiskCache | None = None,
+    deadline: float | None = None,
 ) -> Session:
     """Put a network on its device and its images into loaders.
 
@@ -113,6 +121,7 @@ def open_session(
         pretrained: Whether the backbone has pretrained weights.
         cache: For what frozen blocks make of the images.
         image_cache: For decoded images.
+        deadline: When to stop, on ``time.monotonic``'s clock.
     """
     assert isinstance(config.batch_size, int)  # noqa: S101 - found where it was to be found
     batch_size = config.batch_size
@@ -176,6 +185,7 @@ def open_session(
         device=device,
         run=run,
         events=events,
+        deadline=deadline,
     )
 
 

@@ -22,6 +22,7 @@ class Stepper:
     Attributes:
         optimizer: Holds the parameters that are trained.
         opened: How many of the last blocks are.
+        scaler: Of the loss; does nothing but for float16.
     """
 
     def __init__(self, session: Session, config: FinetuneConfig, plan: Plan) -> None:
@@ -29,6 +30,7 @@ class Stepper:
         self._config = config
         self._plan = plan
         self._precision = MixedPrecision(config.precision, session.device)
+        self.scaler = self._precision.scaler
         self._objective = Objective(
             config,
             session.samples,
@@ -69,7 +71,7 @@ class Stepper:
         with self._precision.autocast():
             outputs = network(*on_device(inputs, device))
         loss = self._objective(outputs, labels)
-        scaler = self._precision.scaler
+        scaler = self.scaler
         set_factor(self.optimizer, factor)
         self.optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]

@@ -8,12 +8,11 @@ block to block (``layer_decay``) is that of Bao et al. 2022 (BEiT, https://arxiv
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor, nn
 
 from tlserve.errors import UsageError
 from tlserve.finetune.config import Recipe
@@ -118,9 +117,21 @@ def train_mode(model: nn.Module, blocks: Sequence[Block], opened: int) -> None:
             model.get_submodule(path).train()
 
 
-def frozen_batch_norms(model: nn.Module) -> list[nn.Module]:
-    """List the batch normalisations that are in evaluation mode."""
-    return [m for m in model.modules() if isinstance(m, _BatchNorm) and not m.training]
+def moving_state(model: nn.Module, blocks: Sequence[Block], opened: int) -> dict[str, Tensor]:
+    """Give what training the last ``opened`` blocks changes of a model's state dict."""
+    frozen = blocks[: len(blocks) - opened]
+    parameters = {name for block in frozen for name in block.parameters}
+    modules = tuple(f"{path}." for block in frozen for path in block.modules)
+    return {
+        name: value
+        for name, value in model.state_dict().items()
+        if name not in parameters and not name.startswith(modules)
+    }
+
+
+def load_moving_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put back what :func:`moving_state` gave."""
+    model.load_state_dict({**model.state_dict(), **state})
 
 
 def last_blocks(count: int) -> int:

@@ -1,4 +1,4 @@
-"""Signals in the processes that load images: the main process decides what they mean."""
+"""Signals while images are loaded: the main process decides what they mean, and when."""
 
 from __future__ import annotations
 
@@ -7,9 +7,31 @@ import functools
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ctypes import c_byte
 from types import FrameType
+from typing import Any
+
+
+@contextmanager
+def put_off() -> Iterator[None]:
+    """Let SIGINT and SIGTERM come at the end of the block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before: dict[signal.Signals, Any] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, lambda signum, _frame: came.append(signum))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for signum in came[:1]:
+        signal.raise_signal(signum)
 
 
 def left_to_the_main_process() -> Callable[[int], None]:
