@@ -4,6 +4,7 @@
 
     TlserveError                  exit code 1
     ├── UsageError                exit code 2: an option or a name is wrong
+    ├── RunInterruptedError       exit code 130: Ctrl-C or SIGTERM; says what is kept
     ├── MissingDependencyError    a library is absent; names the extra to install
     ├── DataError                 the image folder
     ├── WeightsError              pretrained weights: cannot be had, or do not fit
@@ -49,6 +50,12 @@ class UsageError(TlserveError):
     """An option or a name on the command line is wrong."""
 
     exit_code = 2
+
+
+class RunInterruptedError(TlserveError):
+    """A run was ended from outside, by Ctrl-C or SIGTERM."""
+
+    exit_code = 130
 
 
 class MissingDependencyError(TlserveError):

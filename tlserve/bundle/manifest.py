@@ -102,6 +102,9 @@ class Epoch(_Record):
     val_accuracy: float
     lr: float
     seconds: float
+    """How long it took, the validation included."""
+    images_per_second: float | None = None
+    """Of the training steps alone; ``None``: it was not measured."""
 
 
 class Metrics(_Record):

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from tlserve.errors import StorageError, UsageError
-
-if TYPE_CHECKING:
-    from tlserve.bundle import Bundle
-    from tlserve.cli.reporting import Reporter
-
-_RESUMABLE = frozenset(
-    {"data", "device", "workers", "cache_budget", "save_every", "time_limit", "overwrite"}
-)
-"""What may be said anew when a run goes on."""
+from tlserve.errors import TlserveError, UsageError
 
 _STRATEGY = "Strategy"
 _OPTIMISATION = "Optimisation"
 _IMAGES = "Images"
 _PLACE = "Where and on what"
+_OUTPUT = "What is told meanwhile"
+
+_NO_SETTINGS = frozenset({"data", "config", "quiet", "as_json", "tensorboard"})
+"""Options that are not settings of a run: a file cannot give them, and none is recorded."""
 
 
 def finetune(
@@ -340,104 +333,41 @@ def finetune(
             rich_help_panel=_PLACE,
         ),
     ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", help="Print nothing but errors.", rich_help_panel=_OUTPUT),
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print each event as a JSON object on a line.", rich_help_panel=_OUTPUT
+        ),
+    ] = False,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard/--no-tensorboard",
+            help="Log each epoch for TensorBoard, in <runs>/<name>/tensorboard.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = True,
 ) -> None:
     """Fine-tune a pretrained network on a folder of images; write the bundle models/<name>."""
-    from tlserve.cli.torch_stack import require_torch
+    if quiet and as_json:
+        raise UsageError("--quiet and --json exclude each other.", hint="Pass one of them.")
+    from tlserve.cli.reporting import make_report
 
-    require_torch()
-    from tlserve.cli.reporting import Reporter
-
-    reporter = Reporter()
+    report = make_report(quiet=quiet, as_json=as_json)
     try:
-        if resume is not None:
-            bundle = _resume(context, resume, reporter)
+        from tlserve.cli.torch_stack import require_torch
+
+        require_torch()
+        from tlserve.cli import training
+
+        if resume is None:
+            training.begin(context, report, data, config, tensorboard=tensorboard)
         else:
-            bundle = _begin(context, data, config, reporter)
-    finally:
-        reporter.end()
-    _summary(bundle)
-
-
-def _begin(
-    context: typer.Context, data: Path | None, config: Path | None, reporter: Reporter
-) -> Bundle:
-    from tlserve.finetune.config import FinetuneConfig
-    from tlserve.finetune.run import finetune as run
-
-    if data is None:
-        raise UsageError(
-            "There are no images to train on: DATA is missing.",
-            hint="tlserve finetune DATA, with one folder a class; or --resume runs/<name>.",
-        )
-    settings = _settings(context, config)
-    stem = data.resolve().name or "model"
-    # An architecture of another library has a slash in its name.
-    arch = settings.get("arch", FinetuneConfig.arch)
-    settings.setdefault("name", f"{stem}-{arch}".replace("/", "-"))
-    resolved = FinetuneConfig(data=data, **settings)
-    with _saying_how_to_resume(resolved.runs / resolved.name, reporter):
-        return run(resolved, reporter)
-
-
-def _resume(context: typer.Context, folder: Path, reporter: Reporter) -> Bundle:
-    from tlserve.finetune.run import resume as run
-
-    given = _given(context)
-    changes = {name: given[name] for name in given if name != "resume"}
-    others = sorted(set(changes) - _RESUMABLE)
-    if others:
-        raise UsageError(
-            f"--resume goes on with a run as it was begun, and --{others[0].replace('_', '-')} "
-            "would change it.",
-            hint="Leave it away, or begin another run with another --name.",
-        )
-    with _saying_how_to_resume(folder, reporter):
-        return run(folder, changes, reporter)
-
-
-@contextmanager
-def _saying_how_to_resume(folder: Path, reporter: Reporter) -> Iterator[None]:
-    from tlserve.cli.console import out
-    from tlserve.finetune.run_folder import RunFolder
-
-    try:
-        yield
-    except (KeyboardInterrupt, StorageError):
-        reporter.end()
-        if RunFolder(folder).has_states():
-            out.print(f"To go on: tlserve finetune --resume {folder}", markup=False)
+            training.resume(context, report, resume, tensorboard=tensorboard)
+    except TlserveError as error:
+        report.failed(error)
         raise
-
-
-def _given(context: typer.Context) -> dict[str, Any]:
-    """Collect the options that were given, but for the settings file, checked."""
-    from tlserve.finetune.config_file import checked
-
-    given = {}
-    for name, value in context.params.items():
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE" and name != "config":
-            option = f"--{name.replace('_', '-')} {value}"
-            given[name] = value if name == "resume" else checked(name, value, option)
-    return given
-
-
-def _settings(context: typer.Context, config: Path | None) -> dict[str, Any]:
-    """Collect the settings of the file, and over them the options that were given."""
-    from tlserve.finetune.config_file import read_settings
-
-    given = {name: value for name, value in _given(context).items() if name != "data"}
-    return ({} if config is None else read_settings(config)) | given
-
-
-def _summary(bundle: Bundle) -> None:
-    from tlserve.cli.console import out
-
-    metrics = bundle.manifest.metrics
-    best = f"epoch {metrics.best_epoch}" if metrics.best_epoch else "the linear probe"
-    out.print(
-        f"Best: {best}, {metrics.val_correct} of {metrics.val_images} "
-        f"validation images right ({metrics.val_accuracy:.1%})."
-    )
-    out.print(f"Bundle: {bundle.path} (version {bundle.manifest.version})")
-    out.print(f"Next: tlserve export {bundle.path} --onnx --torchscript")

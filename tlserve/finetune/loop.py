@@ -124,6 +124,7 @@ class _Training:
         self._done = False
         self._last_saved = time.monotonic()
         self._clock = _Clock()
+        session.events.settings(config.record())
         self._begin_epoch(1)
 
     def run(self) -> None:
@@ -161,13 +162,15 @@ class _Training:
         self._total = torch.zeros((), device=self._session.device)
         self._rate = self._lr * self._schedule.factor
         self._epoch_clock = _Clock()
+        self._images_per_second: float | None = None
 
     def _steps(self, feed: Feed) -> None:
         """Take the epoch's steps that were not taken yet."""
         session = self._session
         batches = feed.train(self._number, self._batches)
-        session.events.begin(f"epoch {self._number}/{self._config.epochs}", session.views.count)
+        session.events.begin_epoch(self._number, self._config.epochs, session.views.count)
         session.events.advance(self._images)
+        began, before = time.monotonic(), self._images
         for inputs, labels in batches:
             with self.interruption.finishing():
                 factor = self._schedule.factor
@@ -179,10 +182,14 @@ class _Training:
                 self._batches += 1
                 self._images += len(labels)
             session.events.advance(len(labels))
+            session.events.training_loss(self._total)
             if session.time_is_up(ahead=self._validation_seconds):
                 break
             if time.monotonic() - self._last_saved > self._config.save_every * 60:
                 self.save()
+        float(self._total)  # waits for the device
+        images, seconds = self._images - before, time.monotonic() - began
+        self._images_per_second = round(images / seconds, 1) if images else None
 
     def _end_epoch(self, result: Evaluation) -> None:
         config, events, run = self._config, self._session.events, self._session.run
@@ -199,6 +206,7 @@ class _Training:
             val_accuracy=result.accuracy,
             lr=self._rate,
             seconds=round(self._epoch_clock.seconds, 3),
+            images_per_second=self._images_per_second,
         )
         self._history.append(epoch)
         is_best = result.better_than(self._best)
