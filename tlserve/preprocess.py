@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,9 +86,7 @@ def decode(data: bytes, spec: Preprocessing) -> Image.Image:
                     f"at most {rules.max_pixels:,} are accepted.",
                     hint="Send a smaller version of it.",
                 )
-            if rules.jpeg_draft is not None:
-                edge = max(spec.resize) * rules.jpeg_draft
-                image.draft(None, (edge, edge))
+            _draft(image, spec)
             image.load()
             return _to_rgb(_upright(image))
     except ImageError:
@@ -109,13 +108,29 @@ def to_tensor(image: Image.Image, spec: Preprocessing) -> NDArray[np.float32]:
     Returns:
         float32, shape [3, height, width], contiguous.
     """
-    pixels = np.asarray(_resize_and_crop(image, spec), dtype=np.uint8)
+    return normalised(resize_and_crop(image, spec), spec)
+
+
+def normalised(image: Image.Image, spec: Preprocessing) -> NDArray[np.float32]:
+    """Turn an RGB image that is resized and cropped into the network's input.
+
+    Returns:
+        float32, shape [3, height, width], contiguous.
+    """
+    pixels = np.asarray(image, dtype=np.uint8)
     # These float32 operations in this order are torchvision's.
     result = pixels.transpose(2, 0, 1).astype(np.float32, order="C")
     result /= np.float32(255)
     result -= np.array(spec.mean, dtype=np.float32)[:, None, None]
     result /= np.array(spec.std, dtype=np.float32)[:, None, None]
     return result
+
+
+def decoded_edges(path: Path, spec: Preprocessing) -> tuple[int, int]:
+    """Tell from a file's header the edges, in no order, of what ``decode`` makes of it."""
+    with Image.open(path, formats=FORMATS) as image:
+        _draft(image, spec)
+        return image.size
 
 
 def resized_size(width: int, height: int, spec: Preprocessing) -> tuple[int, int]:
@@ -126,6 +141,12 @@ def resized_size(width: int, height: int, spec: Preprocessing) -> tuple[int, int
     short, long = sorted((width, height))
     other = int(target * long / short)
     return (target, other) if width <= height else (other, target)
+
+
+def _draft(image: Image.Image, spec: Preprocessing) -> None:
+    if spec.decoding.jpeg_draft is not None:
+        edge = max(spec.resize) * spec.decoding.jpeg_draft
+        image.draft(None, (edge, edge))
 
 
 def _open(data: bytes) -> Image.Image:
@@ -190,7 +211,8 @@ def _scaled_to_eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def _resize_and_crop(image: Image.Image, spec: Preprocessing) -> Image.Image:
+def resize_and_crop(image: Image.Image, spec: Preprocessing) -> Image.Image:
+    """Give the RGB image of ``spec.crop`` that normalisation makes the network's input of."""
     resample = _FILTERS[spec.interpolation]
     width, height = resized_size(*image.size, spec)
     crop_height, crop_width = spec.crop

@@ -16,6 +16,7 @@ from torch import Tensor
 from tests.folders import write_parts
 from tests.networks import filled
 from tests.sessions import session
+from tlserve.data.disk_cache import DiskCache
 from tlserve.data.loading import Inputs
 from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.evaluate import evaluate
@@ -34,12 +35,14 @@ class Recorder(Events):
     def __init__(self) -> None:
         self.messages: list[str] = []
         self.tasks: list[str] = []
+        self.totals: list[int] = []
 
     def message(self, text: str) -> None:
         self.messages.append(text)
 
     def begin(self, task: str, total: int) -> None:
         self.tasks.append(task)
+        self.totals.append(total)
 
 
 @pytest.fixture
@@ -59,7 +62,7 @@ def opened(
     model = filled(config.arch, 3, 32)
     change(model)
     events = Recorder()
-    cache = FeatureCache(home / "features", budget, config.cache)
+    cache = FeatureCache(DiskCache(home / "features", budget), config.cache)
     return session(config, model, home, events=events, cache=cache), events
 
 
@@ -179,7 +182,7 @@ def test_a_disk_that_refuses_a_later_view_is_named_and_training_goes_on(
     run, events = opened(config, tmp_path)
     feed = feed_of(run, config)
     run_through(feed, 1)
-    with _largest_file(1000):
+    with largest_file(1000):
         second = [(tensors(given)[0], labels) for given, labels in feed.train(2, 0)]
     assert "File too large" in events.messages[-1]
     run_through(feed)
@@ -284,7 +287,7 @@ def test_the_oldest_make_room(config: FinetuneConfig, tmp_path: Path) -> None:
 
 def test_a_disk_that_refuses_is_named(config: FinetuneConfig, tmp_path: Path) -> None:
     run, events = opened(config, tmp_path)
-    with _largest_file(10_000):
+    with largest_file(10_000):
         feed = feed_of(run, config)
     assert feed.network is run.model
     assert "File too large" in events.messages[-1]
@@ -292,7 +295,7 @@ def test_a_disk_that_refuses_is_named(config: FinetuneConfig, tmp_path: Path) ->
 
 
 @contextmanager
-def _largest_file(size: int) -> Iterator[None]:
+def largest_file(size: int) -> Iterator[None]:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

@@ -96,8 +96,12 @@ def finetune(
         int, typer.Option(help="At most so many.", rich_help_panel=_OPTIMISATION)
     ] = 20,
     batch_size: Annotated[
-        int, typer.Option(help="Images a step.", rich_help_panel=_OPTIMISATION)
-    ] = 32,
+        str,
+        typer.Option(
+            help="Images a step, or auto: as many as the GPU's memory holds.",
+            rich_help_panel=_OPTIMISATION,
+        ),
+    ] = "32",
     lr: Annotated[
         str | None,
         typer.Option(
@@ -178,6 +182,13 @@ def finetune(
             help="Of training; auto: bf16 on a GPU that has it.", rich_help_panel=_OPTIMISATION
         ),
     ] = "auto",
+    compile: Annotated[
+        bool,
+        typer.Option(
+            help="Compile what is trained: minutes at first, then faster steps on a GPU.",
+            rich_help_panel=_OPTIMISATION,
+        ),
+    ] = False,
     label_smoothing: Annotated[
         float | None,
         typer.Option(
@@ -265,7 +276,7 @@ def finetune(
         int | None,
         typer.Option(
             help="Processes that load images.",
-            show_default="one a processor",
+            show_default="by a measurement",
             rich_help_panel=_PLACE,
         ),
     ] = None,
@@ -287,8 +298,17 @@ def finetune(
             rich_help_panel=_PLACE,
         ),
     ] = "auto",
+    image_cache: Annotated[
+        Literal["auto", "reduced", "off"],
+        typer.Option(
+            help="Which decoded images are kept there, where each epoch reads them; auto: as they "
+            "are, if there is room; reduced: large ones smaller, which changes them a little.",
+            rich_help_panel=_PLACE,
+        ),
+    ] = "auto",
     cache_budget: Annotated[
-        float, typer.Option(help="The room for that, in GB.", rich_help_panel=_PLACE)
+        float,
+        typer.Option(help="The room for both caches together, in GB.", rich_help_panel=_PLACE),
     ] = 20.0,
     time_limit: Annotated[
         str | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -111,6 +111,14 @@ def fingerprint(sha256: dict[str, str]) -> str:
     digest = hashlib.sha256()
     for path in sorted(sha256):
         digest.update(f"{path}\0{sha256[path]}\n".encode())
+    return digest.hexdigest()
+
+
+def content_hash(samples: Sequence[Sample], sha256: Mapping[str, str]) -> str:
+    """Hash the contents of images in their order, whatever their names."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(f"{sha256[sample.path]}\n".encode())
     return digest.hexdigest()
 
 

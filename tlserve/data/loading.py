@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
 from tlserve.bundle.manifest import Preprocessing
 from tlserve.data.folder import Sample
-from tlserve.data.signals import put_off
-from tlserve.preprocess import decode, to_tensor
+from tlserve.data.image_cache import KeptImages
+from tlserve.data.reduce import reduced, reduced_edges
+from tlserve.data.signals import left_to_the_main_process, put_off
+from tlserve.preprocess import decode, decoded_edges, normalised, resize_and_crop, to_tensor
 
 View = tuple[int, int]
 """The index of an image, and the seed of the augmented view of it that is wanted."""
@@ -56,15 +58,21 @@ class Augmentation:
             steps.append(_POLICIES[policy](interpolation=v2.InterpolationMode.BILINEAR))
         self._transform = v2.Compose(steps)
 
-    def __call__(self, image: object, seed: int) -> object:
+    def __call__(self, image: Image.Image, seed: int) -> Image.Image:
         """Give the view of an image that a seed stands for, whichever process asks."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self._transform(image)
+            view: Image.Image = self._transform(image)
+            return view
 
 
 class ImageDataset(Dataset[Batch]):
-    """Labelled images of a folder, preprocessed; augmented where an augmentation is given."""
+    """Labelled images of a folder, preprocessed; augmented where an augmentation is given.
+
+    Attributes:
+        kept: What :meth:`fixed` gives for each image, where that is kept. Worker processes see what
+            was there when their loader was first asked for batches.
+    """
 
     def __init__(
         self,
@@ -72,22 +80,58 @@ class ImageDataset(Dataset[Batch]):
         samples: Sequence[Sample],
         spec: Preprocessing,
         augmentation: Augmentation | None = None,
+        *,
+        short_edge: int | None = None,
     ) -> None:
+        """Use the images of a folder.
+
+        Args:
+            root: The data folder.
+            samples: Which of its images.
+            spec: The preprocessing.
+            augmentation: What makes views of them.
+            short_edge: Images whose shorter edge has more pixels are reduced to it before they are
+                augmented; ``None``: none are.
+        """
         self.root = root
         self.samples = samples
         self.spec = spec
         self.augmentation = augmentation
+        self.short_edge = short_edge
+        self.kept: KeptImages | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, view: View) -> Batch:
         index, seed = view
-        sample = self.samples[index]
-        image = decode((self.root / sample.path).read_bytes(), self.spec)
-        if self.augmentation is not None:
-            image = self.augmentation(image, seed)  # type: ignore[assignment]
-        return torch.from_numpy(to_tensor(image, self.spec)), torch.tensor(sample.label)
+        image = self.fixed(index) if self.kept is None else self.kept[index]
+        if self.augmentation is None:
+            pixels = normalised(image, self.spec)
+        else:
+            pixels = to_tensor(self.augmentation(image, seed), self.spec)
+        return torch.from_numpy(pixels), torch.tensor(self.samples[index].label)
+
+    def fixed(self, index: int) -> Image.Image:
+        """Give what is the same each time an image is loaded.
+
+        Returns:
+            RGB. To be augmented: decoded, and reduced if it is large; else resized and cropped.
+        """
+        image = decode((self.root / self.samples[index].path).read_bytes(), self.spec)
+        if self.augmentation is None:
+            return resize_and_crop(image, self.spec)
+        return image if self.short_edge is None else reduced(image, self.short_edge)
+
+    def fixed_bytes(self, index: int) -> int:
+        """Tell how many bytes that has, without decoding the image."""
+        if self.augmentation is None:
+            edges = self.spec.crop
+        else:
+            edges = decoded_edges(self.root / self.samples[index].path, self.spec)
+            if self.short_edge is not None:
+                edges = reduced_edges(edges, self.short_edge)
+        return 3 * edges[0] * edges[1]
 
 
 class ViewBatches(Sampler[list[View]]):
@@ -162,7 +206,7 @@ def loader(dataset: ImageDataset, batches: ViewBatches, workers: int) -> DataLoa
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_leave_signals_to_the_parent,
+        worker_init_fn=left_to_the_main_process() if workers else None,
         generator=torch.Generator(),
     )
 
@@ -172,9 +216,3 @@ class _Loader(DataLoader[Batch]):
         # Half-made, it would end in an exception that cannot be caught, or leave processes behind.
         with put_off():
             return super().__iter__()
-
-
-def _leave_signals_to_the_parent(_number: int) -> None:
-    """Let the training process decide when to stop: Ctrl-C reaches all processes of a terminal."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)

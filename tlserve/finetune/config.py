@@ -16,6 +16,7 @@ ScheduleName = Literal["plateau", "cosine", "step", "constant"]
 AutoAugment = Literal["none", "randaugment", "trivialaugment"]
 Balance = Literal["none", "class-weights", "sampler"]
 Precision = Literal["auto", "float32", "bf16", "fp16"]
+ImageCache = Literal["auto", "reduced", "off"]
 CacheMode = Literal["auto", "float32", "float16", "off"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 
@@ -36,7 +37,7 @@ class Recipe:
         freeze: ``partial``: so many of the first blocks are not.
         layer_decay: Each block's rate is this share of the rate of the block above it.
         epochs: At most this many.
-        batch_size: Images a step.
+        batch_size: Images a step; ``auto``: as many as the GPU's memory holds.
         optimizer: The optimiser.
         lr: The head's learning rate, or ``find``: by a range test.
         weight_decay: Of matrices and kernels; biases and normalisation have none.
@@ -58,6 +59,9 @@ class Recipe:
         views: Augmented views of an image, where what frozen blocks make of it is kept.
         cache: How what frozen blocks make of the images is kept; ``auto``: float32 where there is
             room, else float16.
+        image_cache: Which decoded images are kept, where each epoch reads them; ``auto``: as they
+            are, where there is room; ``reduced``: large ones are made smaller, room or not.
+        compile: Whether what is trained is compiled.
         sweep: Whether learning rates and weight decays are tried first.
         budget: ``auto``: fine-tuning is begun only if it will take at most so many minutes.
     """
@@ -67,7 +71,7 @@ class Recipe:
     freeze: int | None = None
     layer_decay: float | None = None
     epochs: int = 20
-    batch_size: int = 32
+    batch_size: int | Literal["auto"] = 32
     optimizer: OptimizerName | None = None
     lr: float | Literal["find"] | None = None
     weight_decay: float | None = None
@@ -87,6 +91,8 @@ class Recipe:
     balance: Balance = "none"
     views: int | None = None
     cache: CacheMode = "auto"
+    image_cache: ImageCache = "auto"
+    compile: bool = False
     sweep: bool = False
     budget: float = 60.0
 
@@ -104,12 +110,13 @@ class FinetuneConfig(Recipe):
         image_size: The side of the network's input in pixels; ``None``: the weights' own.
         jpeg_draft: See :class:`tlserve.bundle.manifest.Decoding`.
         strict: Whether a file that cannot be used is an error.
-        workers: Processes that load images; ``None``: one a processor, at most 8.
+        workers: Processes that load images; ``None``: as many as a measurement says.
         seed: Of the split, the head, the order and the augmentation.
         device: ``auto``, ``cpu`` or ``cuda``.
         output: The folder that the bundle is put into.
         runs: The folder for what is kept of a run outside the bundle.
-        cache_budget: The room for what frozen blocks made of images, in ``runs``, in GB.
+        cache_budget: The room for decoded images and what frozen blocks made of images, in
+            ``runs``, in GB.
         save_every: Within an epoch, the state is saved after so many minutes.
         time_limit: Training stops so long after the start, such as ``90s``, ``10m``, ``1h30m``.
         overwrite: Whether an existing bundle of that name is replaced.
@@ -222,7 +229,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "freeze": (1, 10_000, "at least 1"),
     "layer_decay": (1e-6, 1, "above 0 and at most 1"),
     "epochs": (1, 1_000_000, "at least 1"),
-    "batch_size": (1, 1_000_000, "at least 1"),
+    "batch_size": (1, 1_000_000, "at least 1, or auto"),
     "lr": (1e-12, 1e40, "above 0, or find"),
     "weight_decay": (0, 1e6, "0 or more"),
     "momentum": (0, 0.9999, "from 0 to below 1"),
@@ -249,7 +256,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
 def _check_ranges(config: FinetuneConfig) -> None:
     for field in fields(config):
         value = getattr(config, field.name)
-        if field.name not in _RANGES or value is None or value == "find":
+        if field.name not in _RANGES or value is None or isinstance(value, str):
             continue
         low, high, rule = _RANGES[field.name]
         if not low <= value <= high:

@@ -7,10 +7,6 @@ results lie in memory-mapped NumPy files under a key that covers everything they
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from tlserve.data.disk_cache import DiskCache, reserve
 from tlserve.data.loading import Batch
 from tlserve.errors import TlserveError
 from tlserve.finetune.config import CacheMode
@@ -29,9 +26,6 @@ from tlserve.finetune.evaluate import on_device
 from tlserve.finetune.events import Events
 
 _FORMAT = 2
-_KEY = "key.json"
-_SPARE = 10**9
-"""Bytes of the disk that are left free."""
 
 
 class CannotKeepError(TlserveError):
@@ -83,17 +77,16 @@ def shapes_of(frozen: nn.Module, crop: tuple[int, int], device: torch.device) ->
 class FeatureCache:
     """A folder of results, with a budget."""
 
-    def __init__(self, folder: Path, budget: int, mode: CacheMode) -> None:
+    def __init__(self, disk: DiskCache, mode: CacheMode) -> None:
         """Use a folder.
 
         Args:
-            folder: It need not exist.
-            budget: The bytes that all results in it may take.
+            disk: The folder and its budget.
             mode: In which precision to keep them; ``auto``: float32 where it fits, else float16.
         """
-        self.folder = folder
-        self.budget = budget
+        self.folder = disk.folder
         self.mode = mode
+        self._disk = disk
 
     def precision(self, numbers: int) -> np.dtype[Any] | None:
         """Choose one for so many numbers; ``None``: there is no room."""
@@ -102,16 +95,14 @@ class FeatureCache:
 
     def room(self) -> int:
         """Give the bytes that results may take: the budget, or what the disk has."""
-        existing = next(p for p in (self.folder, *self.folder.resolve().parents) if p.exists())
-        return min(self.budget, max(0, shutil.disk_usage(existing).free - _SPARE))
+        return self._disk.room()
 
     def find(self, facts: Mapping[str, Any]) -> Features | None:
         """Open the results that were kept for some facts."""
         for dtype in self._dtypes():
-            place = self._place(facts, dtype)
-            if (place / _KEY).is_file():
-                os.utime(place)
-                return self._open(place)
+            place = self._disk.find(_key(facts, dtype))
+            if place is not None:
+                return _open(place)
         return None
 
     def keep(
@@ -140,55 +131,35 @@ class FeatureCache:
             OSError: The disk refused.
         """
         count = len(batches.dataset)  # type: ignore[arg-type]
-        place = self._place(facts, dtype)
-        self._make_room(shapes.numbers * count * dtype.itemsize)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".", dir=self.folder))
-        try:
+
+        def fill(folder: Path) -> None:
             files = [
-                np.lib.format.open_memmap(temporary / f"{number}.npy", "w+", dtype, (count, *shape))
+                np.lib.format.open_memmap(folder / f"{number}.npy", "w+", dtype, (count, *shape))
                 for number, shape in enumerate(shapes.shapes)
             ]
-            # Reserved at once: a memory map that finds the disk full later ends the process.
             for number, file in enumerate(files):
-                with (temporary / f"{number}.npy").open("r+b") as handle:
-                    os.posix_fallocate(handle.fileno(), 0, file.offset + file.nbytes)
+                reserve(folder / f"{number}.npy", file.offset + file.nbytes)
             events.begin("frozen blocks", count)
             _fill(files, frozen, batches, device, events)
             events.end()
             for file in files:
                 file.flush()
-            (temporary / _KEY).write_text(json.dumps(facts, indent=1), "utf-8")
-            try:
-                temporary.rename(place)
-            except OSError:
-                # Another run has computed the same meanwhile: its results will do.
-                if not (place / _KEY).is_file():
-                    raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        return self._open(place)
+
+        size = shapes.numbers * count * dtype.itemsize
+        return _open(self._disk.keep(_key(facts, dtype), size, fill))
 
     def _dtypes(self) -> list[np.dtype[Any]]:
         names = {"auto": ["float32", "float16"], "off": []}.get(self.mode, [self.mode])
         return [np.dtype(name) for name in names]
 
-    def _place(self, facts: Mapping[str, Any], dtype: np.dtype[Any]) -> Path:
-        content = json.dumps({"format": _FORMAT, "dtype": dtype.name, **facts}, sort_keys=True)
-        return self.folder / hashlib.sha256(content.encode()).hexdigest()[:20]
 
-    def _open(self, place: Path) -> Features:
-        files = sorted(place.glob("*.npy"), key=lambda path: int(path.stem))
-        return Features(tuple(np.load(path, mmap_mode="r") for path in files))
+def _key(facts: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, Any]:
+    return {"format": _FORMAT, "dtype": dtype.name, **facts}
 
-    def _make_room(self, needed: int) -> None:
-        """Delete what was not used for longest, until the budget holds."""
-        places = [path.parent for path in self.folder.glob(f"*/{_KEY}")]
-        places.sort(key=lambda path: path.stat().st_mtime)
-        sizes = {place: sum(f.stat().st_size for f in place.iterdir()) for place in places}
-        while places and sum(sizes[place] for place in places) + needed > self.budget:
-            # Whoever has it open can go on reading it.
-            shutil.rmtree(places.pop(0), ignore_errors=True)
+
+def _open(place: Path) -> Features:
+    files = sorted(place.glob("*.npy"), key=lambda path: int(path.stem))
+    return Features(tuple(np.load(path, mmap_mode="r") for path in files))
 
 
 def _fill(

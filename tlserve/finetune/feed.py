@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tlserve.data.folder import Sample
+from tlserve.data.check import content_hash
 from tlserve.data.loading import Inputs
 from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.evaluate import on_device
@@ -23,6 +22,7 @@ from tlserve.finetune.features import (
     hash_of_state,
     shapes_of,
 )
+from tlserve.finetune.images import keep_images
 from tlserve.finetune.session import Part, Session
 from tlserve.finetune.strategies import Stage, train_mode
 from tlserve.finetune.versions import versions
@@ -67,16 +67,17 @@ def make_feed(session: Session, config: FinetuneConfig, stage: Stage, kept: nn.M
     images = Feed(epoch_of_images, session.val, session.model, kept)
     views = config.views or 1
     saves = stage.opened < len(session.blocks) and views < stage.last - stage.first + 1
-    if session.cache is None or config.cache == "off" or not saves:
-        return images
-    if config.mixup or config.cutmix:
-        # What is mixed differs from step to step, so no result comes twice.
+    # What is mixed differs from step to step, so no result comes twice.
+    mixed = config.mixup or config.cutmix
+    if session.cache is None or config.cache == "off" or not saves or mixed:
+        keep_images(session, config, stage.first)
         return images
     try:
         return _cached(session, session.cache, config, stage, kept)
     except (CannotSplitError, CannotKeepError, OSError) as error:
         _give_up(session, error)
         train_mode(session.model, session.blocks, stage.opened)
+        keep_images(session, config, stage.first)
         return images
 
 
@@ -225,24 +226,18 @@ def _facts(
             "flip": config.flip,
             "min_scale": config.min_scale,
             "auto_augment": config.auto_augment,
+            "short_edge": session.images["train"].short_edge,
         }
     samples = session.samples if part == "train" else session.val_samples
     return own | {
         "images": len(samples),
-        "contents": _hash_of_samples(session, samples),
+        "contents": content_hash(samples, session.contents),
         "architecture": config.arch,
         "frozen": hash_of_state(frozen),
         "preprocessing": session.spec.model_dump(mode="json"),
         "device": session.device.type,
         "libraries": versions(),
     }
-
-
-def _hash_of_samples(session: Session, samples: Sequence[Sample]) -> str:
-    digest = hashlib.sha256()
-    for sample in samples:
-        digest.update(f"{session.contents[sample.path]}\n".encode())
-    return digest.hexdigest()
 
 
 class _Validation:

@@ -17,6 +17,7 @@ from tlserve.bundle.manifest import Epoch
 from tlserve.errors import TlserveError
 from tlserve.finetune.average import averaged
 from tlserve.finetune.beginning import Beginning
+from tlserve.finetune.compiling import compiled
 from tlserve.finetune.evaluate import Evaluation, evaluate
 from tlserve.finetune.feed import Feed, make_feed
 from tlserve.finetune.interruption import Interruption
@@ -115,6 +116,7 @@ class _Training:
         self._mean = averaged(session.model, config.ema) if config.ema else None
         self._kept: nn.Module = session.model if self._mean is None else self._mean.module
         self._feed: Feed | None = None
+        self._network = session.model
         self._opened_for = 0
         self._validation_seconds = 0.0
         self._history: list[Epoch] = []
@@ -135,6 +137,8 @@ class _Training:
             stage = next(s for s in stages if s.first <= self._number <= s.last)
             if self._feed is None or self._number == stage.first:
                 self._feed = make_feed(session, config, stage, self._kept)
+                network = self._feed.network
+                self._network = compiled(network) if config.compile else network
             self._steps(self._feed)
             session.events.begin("validation", len(session.val_samples))
             started = time.monotonic()
@@ -170,7 +174,7 @@ class _Training:
         for inputs, labels in batches:
             with self.interruption.finishing():
                 factor = self._schedule.factor
-                loss = self._stepper.step(feed.network, inputs, labels, factor)
+                loss = self._stepper.step(self._network, inputs, labels, factor)
                 self._total += loss * len(labels)
                 self._schedule.after_step()
                 if self._mean is not None:

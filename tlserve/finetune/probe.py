@@ -61,10 +61,12 @@ def linear_probe(session: Session) -> Probe:
     tail = _Tail(session.model, session.head)
     events = session.events
     session.model.eval()
-    images = len(session.plain.dataset) + len(session.val.dataset)  # type: ignore[arg-type]
+    # Loaders of its own: those that training uses begin once it is known what is kept for them.
+    val = session.in_order("val", 0)
+    images = len(session.plain.dataset) + len(val.dataset)  # type: ignore[arg-type]
     events.begin("features", images)
     features, labels = _features(session.model, tail, session.plain, session.device, events)
-    val_features, val_labels = _features(session.model, tail, session.val, session.device, events)
+    val_features, val_labels = _features(session.model, tail, val, session.device, events)
     events.end()
     per_image = (time.monotonic() - started) / images
 

@@ -25,12 +25,15 @@ from tlserve.bundle.manifest import (
 from tlserve.bundle.reading import WEIGHTS
 from tlserve.bundle.staging import check_target
 from tlserve.data.check import CheckedFolder, check_images, fingerprint
+from tlserve.data.disk_cache import DiskCache
 from tlserve.data.folder import scan
 from tlserve.data.split import Split, split, write_split
-from tlserve.errors import TlserveError, UsageError
+from tlserve.errors import UsageError
 from tlserve.finetune.allocator import keep_freed_memory
 from tlserve.finetune.auto import decide
+from tlserve.finetune.batch_size import out_of_memory, with_batch_size
 from tlserve.finetune.beginning import Beginning
+from tlserve.finetune.compiling import naming_compile_errors
 from tlserve.finetune.config import FinetuneConfig, seconds_of
 from tlserve.finetune.events import Events
 from tlserve.finetune.features import FeatureCache
@@ -53,9 +56,8 @@ from tlserve.zoo.architectures import (
 from tlserve.zoo.presets import preset, with_image_size
 from tlserve.zoo.weights import Pretrained, load_backbone, load_pretrained
 
-_MAX_WORKERS = 8
 _SPLIT = "split.json"
-_FEATURES = ".features"
+_FEATURES, _IMAGES = ".features", ".images"
 
 
 def finetune(config: FinetuneConfig, events: Events) -> Bundle:
@@ -123,7 +125,6 @@ def _run(config: FinetuneConfig, run: RunFolder, events: Events, *, anew: bool) 
         config.output.mkdir(parents=True, exist_ok=True)
 
     processors = available_processors()
-    workers = min(processors, _MAX_WORKERS) if config.workers is None else config.workers
     events.begin("checking images", len(folder.train) + len(folder.val or ()))
     checked = check_images(
         folder, spec, strict=config.strict, workers=processors, advance=events.advance
@@ -151,28 +152,27 @@ def _run(config: FinetuneConfig, run: RunFolder, events: Events, *, anew: bool) 
     model = build(config.arch, len(folder.classes), image_size=spec.crop[0])
     load_backbone(model, config.arch, pretrained)
     try:
+        config = with_batch_size(model, config, parts, spec, device, events)
+        # Found anew it might be another, and the steps of a run that goes on would be others.
+        run.settle({"batch_size": config.batch_size})
         session = open_session(
             model,
             config,
             parts,
             checked.sha256,
             spec,
-            workers,
             device,
             run,
             events,
             pretrained=bool(pretrained.state),
-            cache=FeatureCache(
-                config.runs / _FEATURES, round(config.cache_budget * 1e9), config.cache
-            ),
+            cache=FeatureCache(_disk_cache(config, _FEATURES, _IMAGES), config.cache),
+            image_cache=_disk_cache(config, _IMAGES, _FEATURES),
             deadline=began + seconds_of(config.time_limit) if config.time_limit else None,
         )
-        beginning, trained = _train(session, config)
+        with naming_compile_errors(config.compile):
+            beginning, trained = _train(session, config)
     except torch.OutOfMemoryError as error:
-        raise TlserveError(
-            f"The device ran out of memory with batches of {config.batch_size} images.",
-            hint="Use a smaller --batch-size or --image-size.",
-        ) from error
+        raise out_of_memory(config, spec) from error
     # What auto decides is recorded beside what it was asked.
     recorded = config if config.strategy == "auto" else beginning.config
     bundle = _write_bundle(
@@ -206,6 +206,11 @@ def _preprocessing(config: FinetuneConfig, pretrained: Pretrained) -> Preprocess
     decoding = Decoding(jpeg_draft=config.jpeg_draft)
     spec = preset(config.arch, pretrained.entry, decoding=decoding)
     return spec if config.image_size is None else with_image_size(spec, config.image_size)
+
+
+def _disk_cache(config: FinetuneConfig, folder: str, beside: str) -> DiskCache:
+    budget = round(config.cache_budget * 1e9)
+    return DiskCache(config.runs / folder, budget, beside=[config.runs / beside])
 
 
 def _write_bundle(

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from tlserve.bundle.files import flush_to_disk, replacing, writing_to
+from tlserve.bundle.manifest import Scalar
 from tlserve.errors import StorageError, UsageError
 from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.config_file import checked
@@ -107,6 +108,16 @@ class RunFolder:
         self._write(
             {"format": _FORMAT, "settings": settings, "basis": dict(basis), "finished": None}
         )
+
+    def settle(self, found: Mapping[str, Scalar]) -> None:
+        """Write down settings that were found, for the run to go on with.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        content = self._read()
+        if content["settings"] | found != content["settings"]:
+            self._write(content | {"settings": content["settings"] | found})
 
     def check_basis(self, basis: Mapping[str, str | None]) -> None:
         """See that a run goes on with what it began with.

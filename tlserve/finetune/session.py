@@ -13,15 +13,19 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from tlserve.bundle.manifest import Preprocessing
+from tlserve.data.disk_cache import DiskCache
 from tlserve.data.folder import Sample
 from tlserve.data.loading import Augmentation, Batch, ImageDataset, ViewBatches, loader
+from tlserve.data.reduce import sufficient_edge
 from tlserve.data.split import Split
+from tlserve.finetune.batch_size import evaluation_batch_size
 from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.evaluate import MEMORY_FORMAT
 from tlserve.finetune.events import Events
 from tlserve.finetune.features import FeatureCache
 from tlserve.finetune.objective import class_weights
 from tlserve.finetune.run_folder import RunFolder
+from tlserve.finetune.workers import choose_workers
 from tlserve.zoo.architectures import head_parameters
 from tlserve.zoo.blocks import Block, ordered_blocks
 
@@ -48,9 +52,11 @@ class Session:
         views: Told the epoch, so that each has views of its own.
         plain: Batches of the same images in their order, not augmented.
         val: Batches of the validation images.
+        images: The images that the loaders of a part load.
         in_order: Gives batches of the images of a part, ``train`` or ``val``, in their order; those
             that train as the views that an epoch has of them.
         cache: For what frozen blocks make of the images.
+        image_cache: For decoded images.
         pretrained: Whether the network began with pretrained weights.
         device: Where to train.
         run: The folder of the run.
@@ -71,8 +77,10 @@ class Session:
     views: ViewBatches
     plain: DataLoader[Batch]
     val: DataLoader[Batch]
+    images: Mapping[Part, ImageDataset]
     in_order: Callable[[Part, int], DataLoader[Batch]]
     cache: FeatureCache | None
+    image_cache: DiskCache | None
     pretrained: bool
     device: torch.device
     run: RunFolder
@@ -90,31 +98,34 @@ def open_session(
     parts: Split,
     contents: Mapping[str, str],
     spec: Preprocessing,
-    workers: int,
     device: torch.device,
     run: RunFolder,
     events: Events,
     *,
     pretrained: bool,
     cache: FeatureCache | None = None,
+    image_cache: DiskCache | None = None,
     deadline: float | None = None,
 ) -> Session:
     """Put a network on its device and its images into loaders.
 
     Args:
         model: With its backbone loaded.
-        config: The settings.
+        config: The settings; the batch size is a number.
         parts: Which images train and which validate.
         contents: The SHA-256 of each image, by its path.
         spec: The preprocessing.
-        workers: Processes a loader.
         device: Where to train.
         run: The folder for what is kept meanwhile.
         events: Told what happens.
         pretrained: Whether the backbone has pretrained weights.
         cache: For what frozen blocks make of the images.
+        image_cache: For decoded images.
         deadline: When to stop, on ``time.monotonic``'s clock.
     """
+    assert isinstance(config.batch_size, int)  # noqa: S101 - found where it was to be found
+    batch_size = config.batch_size
+    model = model.to(device, memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
     augmentation = Augmentation(
         spec, flip=config.flip, min_scale=config.min_scale, policy=config.auto_augment
     )
@@ -125,29 +136,35 @@ def open_session(
         each = class_weights(parts.train, num_classes).double().numpy()
         weights = each[[sample.label for sample in parts.train]]
 
-    def batches(
-        samples: Sequence[Sample], views: ViewBatches, augment: Augmentation | None = None
-    ) -> DataLoader[Batch]:
-        return loader(ImageDataset(config.data, samples, spec, augment), views, workers)
+    short_edge = sufficient_edge(spec, config.min_scale)
+    images: dict[Part, ImageDataset] = {
+        "train": ImageDataset(
+            config.data,
+            parts.train,
+            spec,
+            augmentation,
+            short_edge=short_edge if config.image_cache == "reduced" else None,
+        ),
+        "val": ImageDataset(config.data, parts.val, spec),
+    }
+    workers = config.workers
+    if workers is None:
+        workers = choose_workers(images["train"], model, config, device, events)
 
-    def plain(samples: Sequence[Sample]) -> DataLoader[Batch]:
-        return batches(samples, ordered(samples))
-
-    def ordered(samples: Sequence[Sample]) -> ViewBatches:
-        return ViewBatches(len(samples), config.batch_size, seed=config.seed, shuffle=False)
+    def ordered(dataset: ImageDataset, epoch: int = 0) -> DataLoader[Batch]:
+        size = evaluation_batch_size(batch_size, device)
+        views = ViewBatches(len(dataset), size, seed=config.seed, shuffle=False)
+        views.epoch = epoch
+        return loader(dataset, views, workers)
 
     def in_order(part: Part, epoch: int) -> DataLoader[Batch]:
-        if part == "val":
-            return plain(parts.val)
-        views = ordered(parts.train)
-        views.epoch = epoch
-        return batches(parts.train, views, augmentation)
+        return ordered(images[part], epoch)
 
     views = ViewBatches(
-        len(parts.train), config.batch_size, seed=config.seed, shuffle=True, weights=weights
+        len(parts.train), batch_size, seed=config.seed, shuffle=True, weights=weights
     )
     return Session(
-        model=model.to(device, memory_format=MEMORY_FORMAT),  # type: ignore[call-overload]
+        model=model,
         arch=config.arch,
         blocks=ordered_blocks(model, head),
         head=head,
@@ -156,12 +173,14 @@ def open_session(
         samples=parts.train,
         val_samples=parts.val,
         contents=contents,
-        train=batches(parts.train, views, augmentation),
+        train=loader(images["train"], views, workers),
         views=views,
-        plain=plain(_probe_samples(parts.train, config.seed)),
-        val=plain(parts.val),
+        plain=ordered(ImageDataset(config.data, _probe_samples(parts.train, config.seed), spec)),
+        val=ordered(images["val"]),
+        images=images,
         in_order=in_order,
         cache=cache,
+        image_cache=image_cache,
         pretrained=pretrained,
         device=device,
         run=run,

@@ -80,14 +80,14 @@ def _try(session: Session, config: FinetuneConfig) -> Try:
 
 
 class _Muted(Events):
-    """Shows how frozen blocks are computed, which takes time, but not each epoch."""
+    """Shows what is computed once for all tries, which takes time, but not each epoch."""
 
     def __init__(self, events: Events) -> None:
         self._events = events
         self._shown = False
 
     def begin(self, task: str, total: int) -> None:
-        self._shown = task == "frozen blocks"
+        self._shown = task in ("frozen blocks", "decoding images")
         if self._shown:
             self._events.begin(task, total)
 
