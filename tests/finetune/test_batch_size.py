@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,6 +127,8 @@ def test_on_the_cpu_auto_is_a_number_that_is_said_and_recorded(config: FinetuneC
     bundle = finetune(config, events)
     assert any("--batch-size auto: 32" in message for message in events.messages)
     assert bundle.manifest.training["batch_size"] == 32
+    written = json.loads((config.runs / "x" / "run.json").read_text())
+    assert written["settings"]["batch_size"] == 32, "a run that goes on does not look again"
     given = finetune(replace(config, name="y", batch_size=32), events)
     assert given.manifest.version == bundle.manifest.version
 

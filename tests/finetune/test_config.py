@@ -24,6 +24,7 @@ def config(**settings: Any) -> FinetuneConfig:
 def test_no_flag_is_needed(strategy: str) -> None:
     resolved = config(strategy=strategy).resolved()
     open_ends = {"unfreeze", "freeze", "layer_decay", "image_size", "jpeg_draft", "workers"}
+    open_ends |= {"time_limit"}
     unset = {f.name for f in fields(resolved) if getattr(resolved, f.name) is None}
     assert unset <= open_ends
     assert resolved.resolved() == resolved
