@@ -72,7 +72,7 @@ def test_so_many_that_the_network_does_not_wait(load: float, train: float, expec
 def test_no_process_is_started_where_there_is_little_to_load(config: FinetuneConfig) -> None:
     events = Recorder()
     model = filled("resnet18", 3, 32)
-    assert choose_workers(dataset(config, ImageDataset), model, config, CPU, events) == 0
+    assert choose_workers(dataset(config, ImageDataset), model, config, CPU, events, 2) == 0
     (message,) = events.messages
     assert "by the training process itself: each takes" in message
 
@@ -88,7 +88,7 @@ def test_slow_images_get_processes_in_a_short_time_and_nothing_changes(
     generator = torch.get_rng_state()
     events = Recorder()
     started = time.monotonic()
-    chosen = choose_workers(dataset(config), model, config, CPU, events)
+    chosen = choose_workers(dataset(config), model, config, CPU, events, available_processors())
     assert time.monotonic() - started < 20, "on a busy machine; it is 2 seconds on a free one"
     assert (chosen > 0) == (available_processors() > 1)
     (message,) = events.messages

@@ -16,6 +16,7 @@ from tlserve.finetune import run
 from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.config_file import checked, read_settings
 from tlserve.finetune.events import Events, Several
+from tlserve.finetune.ranks import joined
 from tlserve.finetune.run_folder import RunFolder
 
 _NO_SETTINGS = frozenset({"config", "resume", "quiet", "as_json", "tensorboard"})
@@ -53,7 +54,13 @@ def begin(
     settings.setdefault("name", f"{stem}-{arch}".replace("/", "-"))
     resolved = FinetuneConfig(data=data, **settings)
     folder = resolved.runs / resolved.name
-    _follow(lambda events: run.finetune(resolved, events), folder, report, tensorboard=tensorboard)
+    with joined(resolved.device) as ranks:
+        _follow(
+            lambda events: run.begin(resolved, events, ranks),
+            folder,
+            report if ranks.main else Report(),
+            tensorboard=tensorboard and ranks.main,
+        )
 
 
 def resume(context: typer.Context, report: Report, folder: Path, *, tensorboard: bool) -> None:
@@ -70,9 +77,14 @@ def resume(context: typer.Context, report: Report, folder: Path, *, tensorboard:
             "would change it.",
             hint="Leave it away, or begin another run with another --name.",
         )
-    _follow(
-        lambda events: run.resume(folder, changes, events), folder, report, tensorboard=tensorboard
-    )
+    device = changes.get("device") or RunFolder(folder).settings().device
+    with joined(device) as ranks:
+        _follow(
+            lambda events: run.resume(folder, changes, events, ranks),
+            folder,
+            report if ranks.main else Report(),
+            tensorboard=tensorboard and ranks.main,
+        )
 
 
 def _given(context: typer.Context) -> dict[str, Any]:
@@ -86,7 +98,7 @@ def _given(context: typer.Context) -> dict[str, Any]:
 
 
 def _follow(
-    work: Callable[[Events], Bundle], folder: Path, report: Report, *, tensorboard: bool
+    work: Callable[[Events], Bundle | None], folder: Path, report: Report, *, tensorboard: bool
 ) -> None:
     """Report a run while it goes on, and say how to go on with it should it end early."""
     events: Events = report
@@ -108,7 +120,8 @@ def _follow(
             ) from error
         finally:
             report.end()
-    report.bundle(bundle)
+    if bundle is not None:
+        report.bundle(bundle)
 
 
 def _how_to_go_on(folder: Path) -> str:

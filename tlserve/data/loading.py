@@ -140,12 +140,14 @@ class ViewBatches(Sampler[list[View]]):
     Where images have weights, an epoch draws as many as there are with replacement, each with a
     probability in proportion to its weight.
 
-    A last batch of one image is joined to the one before it: batch normalisation cannot train
-    on one.
+    A last batch that gives a process one image is joined to the one before it: batch normalisation
+    cannot train on one.
 
     Attributes:
         epoch: Which epoch's views come next.
         start: So many of its first batches are left out.
+        share: Of several processes, this one's number and their count. Where batches are shuffled
+            each process gets its share of each batch, else every ``count``-th batch.
     """
 
     def __init__(
@@ -156,12 +158,14 @@ class ViewBatches(Sampler[list[View]]):
         seed: int,
         shuffle: bool,
         weights: NDArray[np.float64] | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         self.count = count
         self.weights = None if weights is None else weights / weights.sum()
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
+        self.share = share
         self.epoch = 0
         self.start = 0
 
@@ -179,19 +183,27 @@ class ViewBatches(Sampler[list[View]]):
         if self.weights is None:
             seeds = seeds[order]
         views = [(int(index), int(seed)) for index, seed in zip(order, seeds, strict=True)]
-        starts = self._starts()
-        for start, stop in list(zip(starts, [*starts[1:], self.count], strict=True))[self.start :]:
-            yield views[start:stop]
+        rank, ranks = self.share
+        bounds = self._bounds()[self.start :]
+        if not self.shuffle:
+            bounds = bounds[rank::ranks]
+        for start, stop in bounds:
+            yield views[start:stop][rank::ranks] if self.shuffle else views[start:stop]
+
+    def sizes(self) -> list[int]:
+        """Give the sizes of the batches that come next, the shares of all processes together."""
+        return [stop - start for start, stop in self._bounds()[self.start :]]
 
     def __len__(self) -> int:
         """Count the batches of a whole epoch."""
-        return len(self._starts())
+        return len(self._bounds())
 
-    def _starts(self) -> list[int]:
+    def _bounds(self) -> list[tuple[int, int]]:
         starts = list(range(0, self.count, self.batch_size))
-        if self.shuffle and len(starts) > 1 and self.count - starts[-1] == 1:
+        fewest = 2 * self.share[1]
+        if self.shuffle and len(starts) > 1 and self.count - starts[-1] < fewest:
             starts.pop()
-        return starts
+        return list(zip(starts, [*starts[1:], self.count], strict=True))
 
 
 def loader(dataset: ImageDataset, batches: ViewBatches, workers: int) -> DataLoader[Batch]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from tlserve.bundle.manifest import Preprocessing
 from tlserve.data.split import Split
-from tlserve.errors import TlserveError
+from tlserve.errors import TlserveError, UsageError
 from tlserve.finetune.average import averaged
 from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.evaluate import MEMORY_FORMAT, on_device
@@ -20,6 +20,7 @@ from tlserve.finetune.events import Events
 from tlserve.finetune.objective import Objective
 from tlserve.finetune.optimizer import make_optimizer
 from tlserve.finetune.precision import MixedPrecision
+from tlserve.finetune.ranks import ALONE, Ranks
 from tlserve.finetune.strategies import freeze, make_plan, train_mode
 from tlserve.zoo.architectures import auxiliary_weight, head_parameters
 from tlserve.zoo.blocks import ordered_blocks
@@ -55,6 +56,7 @@ def with_batch_size(
     spec: Preprocessing,
     device: torch.device,
     events: Events,
+    ranks: Ranks = ALONE,
 ) -> FinetuneConfig:
     """Replace the batch size ``auto`` by the one that is found, and say which.
 
@@ -65,12 +67,19 @@ def with_batch_size(
         spec: The preprocessing.
         device: Where to train.
         events: Told the number.
+        ranks: The processes that share a batch, each with a device of its own.
 
     Raises:
         TlserveError: Not even the smallest fits.
         UsageError, DeviceError: The strategy or the precision do not fit network or device.
     """
     if config.batch_size != "auto":
+        if config.batch_size < 2 * ranks.count:
+            raise UsageError(
+                f"--batch-size {config.batch_size} gives some of {ranks.count} processes fewer "
+                "than 2 images.",
+                hint=f"Use --batch-size {2 * ranks.count} or more: it is that of all together.",
+            )
         return config
     if device.type == "cpu":
         events.message(f"--batch-size auto: {ON_CPU}, as a GPU's memory is not the limit.")
@@ -86,6 +95,8 @@ def with_batch_size(
             f"{spec.crop[1]} x {spec.crop[0]} pixels.",
             hint="Use a smaller --image-size, --precision bf16 or a smaller --arch.",
         )
+    # What fits on the smallest device, on each.
+    size = min(ranks.gather(size)) * ranks.count
     events.message(f"--batch-size auto: {size}.")
     return replace(config, batch_size=size)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from tlserve.data.loading import Inputs
 from tlserve.finetune.events import Events
+from tlserve.finetune.ranks import ALONE, Ranks
 
 MEMORY_FORMAT = torch.channels_last
 """How images lie in memory: convolutions are faster on channels that are neighbours."""
@@ -58,23 +59,37 @@ def evaluate(
     batches: Iterable[tuple[Inputs, Tensor]],
     device: torch.device,
     events: Events,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
-    """Run a model over batches of inputs and labels, in evaluation mode, float32."""
+    """Run a model over batches of inputs and labels, in evaluation mode, float32.
+
+    Of several processes each runs its own batches, every ``count``-th. No image is counted twice,
+    and each process gets the result of all.
+    """
     model.eval()
-    logits: list[Tensor] = []
-    labels: list[Tensor] = []
+    parts: list[_Compared] = []
     with torch.inference_mode():
-        for inputs, label in batches:
-            logits.append(model(*on_device(inputs, device)).cpu())
-            labels.append(label)
-            events.advance(len(label))
-    return measure(torch.cat(logits), torch.cat(labels))
+        for inputs, labels in batches:
+            parts.append(_compare(model(*on_device(inputs, device)).cpu(), labels))
+            events.advance(len(labels) * ranks.count)
+    return _evaluation(ranks.interleaved(parts))
 
 
 def measure(logits: Tensor, labels: Tensor) -> Evaluation:
     """Compare logits, float32 [N, classes], with labels, int64 [N]."""
-    return Evaluation(
-        loss=float(functional.cross_entropy(logits.double(), labels)),
-        correct=int((logits.argmax(1) == labels).sum()),
-        images=len(labels),
-    )
+    return _evaluation([_compare(logits, labels)])
+
+
+_Compared = tuple[Tensor, Tensor]
+"""Of each image the loss, float64, and whether it got its own class."""
+
+
+def _compare(logits: Tensor, labels: Tensor) -> _Compared:
+    losses = functional.cross_entropy(logits.double(), labels, reduction="none")
+    return losses, logits.argmax(1) == labels
+
+
+def _evaluation(parts: Sequence[_Compared]) -> Evaluation:
+    losses = torch.cat([loss for loss, _ in parts])
+    right = torch.cat([right for _, right in parts])
+    return Evaluation(float(losses.mean()), int(right.sum()), len(losses))

@@ -7,7 +7,7 @@ results lie in memory-mapped NumPy files under a key that covers everything they
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,21 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from tlserve.data.disk_cache import DiskCache, reserve
-from tlserve.data.loading import Batch
+from tlserve.data.loading import Batch, ViewBatches
 from tlserve.errors import TlserveError
 from tlserve.finetune.config import CacheMode
 from tlserve.finetune.evaluate import on_device
 from tlserve.finetune.events import Events
+from tlserve.finetune.ranks import ALONE, Ranks
 
 _FORMAT = 2
 
 
 class CannotKeepError(TlserveError):
     """There is no room for results, or they cannot be written with the precision."""
+
+
+_FAILURES = (CannotKeepError, OSError)
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ class FeatureCache:
         batches: DataLoader[Batch],
         device: torch.device,
         events: Events,
+        ranks: Ranks = ALONE,
     ) -> Features:
         """Compute the results of one view and keep them.
 
@@ -125,6 +130,7 @@ class FeatureCache:
             batches: The view, in the order of the images.
             device: Where to compute.
             events: Told what happens.
+            ranks: The processes that share the work; each machine has files of its own.
 
         Raises:
             CannotKeepError: A result is too large for float16.
@@ -132,13 +138,15 @@ class FeatureCache:
         """
         count = len(batches.dataset)  # type: ignore[arg-type]
 
-        def fill(folder: Path) -> None:
-            files = [
-                np.lib.format.open_memmap(folder / f"{number}.npy", "w+", dtype, (count, *shape))
-                for number, shape in enumerate(shapes.shapes)
-            ]
-            for number, file in enumerate(files):
+        def create(folder: Path) -> None:
+            for number, shape in enumerate(shapes.shapes):
+                file = np.lib.format.open_memmap(
+                    folder / f"{number}.npy", "w+", dtype, (count, *shape)
+                )
                 reserve(folder / f"{number}.npy", file.offset + file.nbytes)
+
+        def fill(folder: Path) -> None:
+            files = [np.load(path, mmap_mode="r+") for path in _files(folder)]
             events.begin("frozen blocks", count)
             _fill(files, frozen, batches, device, events)
             events.end()
@@ -146,7 +154,12 @@ class FeatureCache:
                 file.flush()
 
         size = shapes.numbers * count * dtype.itemsize
-        return _open(self._disk.keep(_key(facts, dtype), size, fill))
+        key = _key(facts, dtype)
+        _keep_together(self._disk, key, size, create, fill, ranks)
+        place = self._disk.find(key)
+        if place is None:
+            raise CannotKeepError(f"{self.folder} has lost what was written to it.")
+        return _open(place)
 
     def _dtypes(self) -> list[np.dtype[Any]]:
         names = {"auto": ["float32", "float16"], "off": []}.get(self.mode, [self.mode])
@@ -157,9 +170,54 @@ def _key(facts: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, Any]:
     return {"format": _FORMAT, "dtype": dtype.name, **facts}
 
 
+def _files(place: Path) -> list[Path]:
+    return sorted(place.glob("*.npy"), key=lambda path: int(path.stem))
+
+
 def _open(place: Path) -> Features:
-    files = sorted(place.glob("*.npy"), key=lambda path: int(path.stem))
-    return Features(tuple(np.load(path, mmap_mode="r") for path in files))
+    return Features(tuple(np.load(path, mmap_mode="r") for path in _files(place)))
+
+
+def _keep_together(
+    disk: DiskCache,
+    key: Mapping[str, Any],
+    size: int,
+    create: Callable[[Path], None],
+    fill: Callable[[Path], None],
+    ranks: Ranks,
+) -> None:
+    """Let one process of each machine make an entry, and all of them fill it."""
+    begun = False
+
+    def share(folder: Path | None) -> None:
+        nonlocal begun
+        begun = True
+        ranks.together(lambda: None if folder is None else create(folder), _FAILURES)
+        places = ranks.gather((ranks.node, folder))
+        (mine,) = [place for node, place in places if node == ranks.node and place is not None]
+        ranks.together(lambda: fill(mine), _FAILURES)
+
+    def work() -> None:
+        if ranks.local_rank:
+            share(None)
+            return
+        try:
+            disk.keep(key, size, share)
+        except _FAILURES as error:
+            if not begun:
+                _fail_together(error, ranks)
+            raise
+
+    ranks.together(work, _FAILURES)
+
+
+def _fail_together(error: Exception, ranks: Ranks) -> None:
+    """Take part in what the other processes wait for, with an error."""
+
+    def fail() -> None:
+        raise error
+
+    ranks.together(fail, _FAILURES)
 
 
 def _fill(
@@ -169,9 +227,12 @@ def _fill(
     device: torch.device,
     events: Events,
 ) -> None:
-    start = 0
+    views = batches.batch_sampler
+    assert isinstance(views, ViewBatches)  # noqa: S101 - there are no others
+    rank, ranks = views.share
     with torch.inference_mode():
-        for images, labels in batches:
+        for number, (images, labels) in enumerate(batches):
+            start = (rank + number * ranks) * views.batch_size
             stop = start + len(labels)
             for file, result in zip(files, frozen(*on_device(images, device)), strict=True):
                 kept = result.float().cpu().numpy()
@@ -179,8 +240,7 @@ def _fill(
                 if not np.abs(kept).max(initial=0) <= np.finfo(file.dtype).max:
                     raise CannotKeepError(f"a result is too large for {file.dtype}.")
                 file[start:stop] = kept
-            start = stop
-            events.advance(len(labels))
+            events.advance(len(labels) * ranks)
 
 
 def hash_of_state(frozen: nn.Module) -> str:

@@ -143,8 +143,12 @@ class _Results:
         self._open: dict[int, Features] = {}
 
     def has(self, view: int) -> bool:
-        """Tell whether a view is kept already."""
-        return self._cache.find(self._facts | {"view": view}) is not None
+        """Tell whether a view is kept already, on each machine."""
+        return self._find(self._facts | {"view": view}) is not None
+
+    def _find(self, facts: dict[str, Any]) -> Features | None:
+        found = self._cache.find(facts)
+        return found if all(self._session.ranks.gather(found is not None)) else None
 
     def shapes(self) -> Shapes:
         """Find out how large they are."""
@@ -164,7 +168,7 @@ class _Results:
         """
         if view not in self._open:
             facts = self._facts | {"view": view}
-            found = self._cache.find(facts)
+            found = self._find(facts)
             if found is None:
                 session = self._session
                 found = self._cache.keep(
@@ -175,6 +179,7 @@ class _Results:
                     session.in_order(self.part, view),
                     session.device,
                     session.events,
+                    session.ranks,
                 )
             self._open[view] = found
         return self._open[view]
@@ -189,7 +194,9 @@ def _choose_precision(
     if not missing:
         return
     numbers = sum(r.shapes().numbers * r.images * len(views) for r, views in missing.items())
-    dtype = cache.precision(numbers)
+    dtypes = session.ranks.gather(cache.precision(numbers))
+    # The machine with the least room decides: None before float16 before float32.
+    dtype = min(dtypes, key=lambda dtype: 0 if dtype is None else dtype.itemsize)
     if dtype is None:
         raise CannotKeepError(
             f"their results would take {numbers * 4 / 1e9:.2f} GB, and {cache.folder} has room "
@@ -241,15 +248,20 @@ def _facts(
 
 
 class _Validation:
-    """Batches of the validation images' results, as often as they are asked for."""
+    """Batches of the validation images' results, as often as they are asked for.
+
+    Of several processes each has every ``count``-th.
+    """
 
     _SIZE = 256
 
     def __init__(self, session: Session, features: Features) -> None:
         self._features = features
+        self._share = session.ranks.rank, session.ranks.count
         self._labels = torch.tensor([sample.label for sample in session.val_samples])
 
     def __iter__(self) -> Iterator[tuple[Inputs, Tensor]]:
-        for start in range(0, len(self._labels), self._SIZE):
+        rank, ranks = self._share
+        for start in range(rank * self._SIZE, len(self._labels), ranks * self._SIZE):
             labels = self._labels[start : start + self._SIZE]
             yield self._features.batch(range(start, start + len(labels))), labels

@@ -30,6 +30,16 @@ def keep_images(session: Session, config: FinetuneConfig, first: int) -> None:
         config: Whether they are to be kept.
         first: The epoch, from 1, in which they are read first.
     """
+    ranks = session.ranks
+    if ranks.local_rank == 0:
+        _find_or_keep(session, config, first)
+    ranks.wait()
+    if ranks.local_rank:
+        # What the first process of the machine has kept meanwhile.
+        _find_or_keep(session, config, config.epochs)
+
+
+def _find_or_keep(session: Session, config: FinetuneConfig, first: int) -> None:
     cache = session.image_cache
     if cache is None or config.image_cache == "off":
         return

@@ -20,11 +20,19 @@ class Interruption:
 
     Attributes:
         in_between: Whether nothing is half-done: false once a block was left by a signal.
+        pending: Whether a signal came that was put off.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_company: bool = False) -> None:
+        """Expect signals.
+
+        Args:
+            in_company: Whether there are other processes to agree with on when to stop: then the
+                first signal is only noted, in ``pending``.
+        """
         self.in_between = True
-        self._pending = False
+        self.pending = False
+        self._in_company = in_company
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -53,12 +61,14 @@ class Interruption:
         self.in_between = False
         yield
         self.in_between = True
-        if self._pending:
-            self._pending = False
+        if self.pending and not self._in_company:
+            self.pending = False
             raise KeyboardInterrupt
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         # Said again at the end of the next block, too: raised in a destructor, it is lost.
-        again, self._pending = self._pending, True
-        if self.in_between or again:
+        again, self.pending = self.pending, True
+        if again and self._in_company:
+            self.in_between = False
+        if again or (self.in_between and not self._in_company):
             raise KeyboardInterrupt

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from tlserve.bundle.files import replacing
 from tlserve.bundle.manifest import Epoch
@@ -23,6 +23,7 @@ from tlserve.finetune.feed import Feed, make_feed
 from tlserve.finetune.interruption import Interruption
 from tlserve.finetune.optimizer import state_bytes
 from tlserve.finetune.random_state import random_state, restore_random_state
+from tlserve.finetune.ranks import naming_lost_ranks
 from tlserve.finetune.run_folder import State
 from tlserve.finetune.schedule import Schedule
 from tlserve.finetune.session import Session
@@ -73,14 +74,15 @@ def train(
         DeviceError: The device lacks the precision that was asked for.
         StorageError: The disk refused.
     """
+    if beginning.begun is not None and saved is None and session.ranks.main:
+        save_weights(session.model, session.run.best)
     if beginning.begun is not None and not beginning.trains:
-        return _kept(session, beginning.begun)
+        head = sum(session.model.get_parameter(name).numel() for name in session.head)
+        return Trained(session.run.best, 0, beginning.begun, (), head, 0, 0.0)
     training = _Training(session, beginning, keep_states=keep_states)
     if saved is not None:
         training.restore(saved)
-    elif beginning.begun is not None:
-        save_weights(session.model, session.run.best)
-    with training.interruption.watching():
+    with training.interruption.watching(), naming_lost_ranks(session.ranks):
         try:
             training.run()
         except KeyboardInterrupt:
@@ -92,11 +94,8 @@ def train(
     return training.outcome()
 
 
-def _kept(session: Session, result: Evaluation) -> Trained:
-    """Keep the network as it is."""
-    save_weights(session.model, session.run.best)
-    head = sum(session.model.get_parameter(name).numel() for name in session.head)
-    return Trained(session.run.best, 0, result, (), head, 0, 0.0)
+_AGREE_EVERY = 16
+"""Steps on GPUs between two questions to the other processes, each of which waits for the GPU."""
 
 
 class _Training:
@@ -104,7 +103,8 @@ class _Training:
 
     def __init__(self, session: Session, beginning: Beginning, *, keep_states: bool) -> None:
         self._keep_states = keep_states
-        self.interruption = Interruption()
+        self._ranks = session.ranks
+        self.interruption = Interruption(in_company=session.ranks.count > 1)
         self._session = session
         self._beginning = beginning
         config = self._config = beginning.config
@@ -138,15 +138,20 @@ class _Training:
             if self._feed is None or self._number == stage.first:
                 self._feed = make_feed(session, config, stage, self._kept)
                 network = self._feed.network
-                self._network = compiled(network) if config.compile else network
+                network = compiled(network) if config.compile else network
+                self._network = self._ranks.averaging(network)
             self._steps(self._feed)
             session.events.begin("validation", len(session.val_samples))
             started = time.monotonic()
-            result = evaluate(self._feed.kept, self._feed.val, session.device, session.events)
+            self._ranks.share_buffers(self._kept)
+            feed, ranks = self._feed, self._ranks
+            result = evaluate(feed.kept, feed.val, session.device, session.events, ranks)
             self._validation_seconds = time.monotonic() - started
             session.events.end()
+            (time_is_up,) = ranks.any([session.time_is_up(ahead=self._validation_seconds)])
+            losses = ranks.gather(float(self._total))
             with self.interruption.finishing():
-                self._end_epoch(result)
+                self._end_epoch(result, sum(losses) / self._images, time_is_up=time_is_up)
             self.save()
 
     def _open(self, number: int) -> None:
@@ -171,29 +176,50 @@ class _Training:
         session.events.begin_epoch(self._number, self._config.epochs, session.views.count)
         session.events.advance(self._images)
         began, before = time.monotonic(), self._images
-        for inputs, labels in batches:
+        for size, (inputs, labels) in zip(session.views.sizes(), batches, strict=True):
             with self.interruption.finishing():
                 factor = self._schedule.factor
-                loss = self._stepper.step(self._network, inputs, labels, factor)
+                share = len(labels) * self._ranks.count / size
+                loss = self._stepper.step(self._network, inputs, labels, factor, share)
                 self._total += loss * len(labels)
                 self._schedule.after_step()
                 if self._mean is not None:
                     self._mean.update_parameters(session.model)
                 self._batches += 1
-                self._images += len(labels)
-            session.events.advance(len(labels))
+                self._images += size
+            session.events.advance(size)
             session.events.training_loss(self._total)
-            if session.time_is_up(ahead=self._validation_seconds):
+            if self._agreed_to_end():
                 break
-            if time.monotonic() - self._last_saved > self._config.save_every * 60:
-                self.save()
         float(self._total)  # waits for the device
         images, seconds = self._images - before, time.monotonic() - began
         self._images_per_second = round(images / seconds, 1) if images else None
 
-    def _end_epoch(self, result: Evaluation) -> None:
+    def _agreed_to_end(self) -> bool:
+        """Stop, save, or tell that the epoch has to end here: all processes do the same.
+
+        Raises:
+            KeyboardInterrupt: A signal came, to this process or another.
+        """
+        on_gpu = self._session.device.type == "cuda"
+        if self._ranks.count > 1 and on_gpu and self._batches % _AGREE_EVERY:
+            return False
+        interrupted, time_is_up, save_now = self._ranks.any(
+            [
+                self.interruption.pending,
+                self._session.time_is_up(ahead=self._validation_seconds),
+                time.monotonic() - self._last_saved > self._config.save_every * 60,
+            ]
+        )
+        if interrupted:
+            raise KeyboardInterrupt
+        if save_now:
+            self.save()
+        return time_is_up
+
+    def _end_epoch(self, result: Evaluation, train_loss: float, *, time_is_up: bool) -> None:
         config, events, run = self._config, self._session.events, self._session.run
-        number, train_loss = self._number, float(self._total) / self._images
+        number = self._number
         if not math.isfinite(train_loss + result.loss):
             raise TlserveError(
                 f"Training diverged in epoch {number}: the loss is {train_loss}.",
@@ -212,11 +238,13 @@ class _Training:
         is_best = result.better_than(self._best)
         if is_best:
             self._best, self.best_epoch = result, number
-            save_weights(self._kept, run.best)
-        _write_history(run.history, self._history)
+        if self._ranks.main:
+            if is_best:
+                save_weights(self._kept, run.best)
+            _write_history(run.history, self._history)
         events.epoch(epoch, config.epochs, best=is_best)
         self._done = number == config.epochs
-        if self._session.time_is_up(ahead=self._validation_seconds):
+        if time_is_up:
             events.message(f"--time-limit {config.time_limit} is over: stopped in epoch {number}.")
             self._done = True
         elif config.patience and config.patience <= number - self.best_epoch and not self._done:
@@ -242,11 +270,16 @@ class _Training:
         """Write the state, whole or not at all."""
         if not self._keep_states:
             return
+        # Each process has random numbers and a part of the losses of its own.
+        drawn = self._ranks.gather(random_state())
+        losses = self._ranks.gather(self._total.cpu())
         with self.interruption.finishing():
-            self._session.run.save(f"{self._number:07d}-{self._batches:09d}", self._state())
+            if self._ranks.main:
+                position = f"{self._number:07d}-{self._batches:09d}"
+                self._session.run.save(position, self._state(drawn, losses))
             self._last_saved = time.monotonic()
 
-    def _state(self) -> State:
+    def _state(self, drawn: list[State], losses: list[Tensor]) -> State:
         beginning, blocks, opened = self._beginning, self._plan.blocks, self._stepper.opened
         return {
             "config": beginning.config.record(),
@@ -255,7 +288,7 @@ class _Training:
             "position": [self._number, self._batches, self._images],
             "done": self._done,
             "opened_for": self._opened_for,
-            "total": self._total,
+            "losses": losses,
             "rate": self._rate,
             "seconds": [self._clock.seconds, self._epoch_clock.seconds],
             "history": [epoch.model_dump() for epoch in self._history],
@@ -268,7 +301,7 @@ class _Training:
             "optimizer": self._stepper.optimizer.state_dict(),
             "scaler": self._stepper.scaler.state_dict(),
             "schedule": self._schedule.state_dict(),
-            "random": random_state(),
+            "random": drawn,
         }
 
     def restore(self, state: State) -> None:
@@ -284,15 +317,22 @@ class _Training:
         self._schedule.load_state_dict(state["schedule"])
         self._number, self._batches, self._images = state["position"]
         self._done = state["done"]
-        self._total = state["total"].to(self._session.device)
+        losses, drawn = state["losses"], state["random"]
+        if len(losses) != self._ranks.count:
+            # The rest of the epoch is drawn anew by the processes that there are now.
+            rest = [torch.zeros(())] * (self._ranks.count - 1)
+            losses, drawn = [torch.stack(losses).sum(), *rest], None
+        self._total = losses[self._ranks.rank].to(self._session.device)
         self._rate = state["rate"]
         seconds, epoch_seconds = state["seconds"]
         self._clock, self._epoch_clock = _Clock(seconds), _Clock(epoch_seconds)
         self._history = [Epoch(**epoch) for epoch in state["history"]]
         self._best = Evaluation(**state["best"]) if state["best"] else None
         self.best_epoch = state["best_epoch"]
-        _write_history(run.history, self._history)
-        restore_random_state(state["random"])
+        if self._ranks.main:
+            _write_history(run.history, self._history)
+        if drawn is not None:
+            restore_random_state(drawn[self._ranks.rank])
 
 
 def where(state: State) -> str:

@@ -160,6 +160,10 @@ class RunFolder:
         place = self.path.resolve()
         return replace(FinetuneConfig(**settings), runs=place.parent, name=place.name)
 
+    def is_unfinished(self) -> bool:
+        """Tell whether a run was begun here that has no bundle yet."""
+        return (self.path / _SETTINGS).is_file() and not self._read()["finished"]
+
     def has_states(self) -> bool:
         """Tell whether there is a state to go on from."""
         return bool(self._saved())

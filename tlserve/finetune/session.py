@@ -24,8 +24,10 @@ from tlserve.finetune.evaluate import MEMORY_FORMAT
 from tlserve.finetune.events import Events
 from tlserve.finetune.features import FeatureCache
 from tlserve.finetune.objective import class_weights
+from tlserve.finetune.ranks import ALONE, Ranks
 from tlserve.finetune.run_folder import RunFolder
 from tlserve.finetune.workers import choose_workers
+from tlserve.runtime.backend import available_processors
 from tlserve.zoo.architectures import head_parameters
 from tlserve.zoo.blocks import Block, ordered_blocks
 
@@ -51,10 +53,11 @@ class Session:
         train: Batches of augmented views of them; ``views`` is its sampler.
         views: Told the epoch, so that each has views of its own.
         plain: Batches of the same images in their order, not augmented.
-        val: Batches of the validation images.
+        val: Batches of the validation images; of several processes, this one's.
         images: The images that the loaders of a part load.
         in_order: Gives batches of the images of a part, ``train`` or ``val``, in their order; those
-            that train as the views that an epoch has of them.
+            that train as the views that an epoch has of them. Of several processes on a machine,
+            this one's.
         cache: For what frozen blocks make of the images.
         image_cache: For decoded images.
         pretrained: Whether the network began with pretrained weights.
@@ -62,6 +65,7 @@ class Session:
         run: The folder of the run.
         events: Told what happens.
         deadline: When to stop, on ``time.monotonic``'s clock; ``None``: never.
+        ranks: The processes of the run.
     """
 
     model: nn.Module
@@ -86,6 +90,7 @@ class Session:
     run: RunFolder
     events: Events
     deadline: float | None = None
+    ranks: Ranks = ALONE
 
     def time_is_up(self, ahead: float = 0.0) -> bool:
         """Tell whether to stop, with so many seconds of work ahead."""
@@ -106,6 +111,7 @@ def open_session(
     cache: FeatureCache | None = None,
     image_cache: DiskCache | None = None,
     deadline: float | None = None,
+    ranks: Ranks = ALONE,
 ) -> Session:
     """Put a network on its device and its images into loaders.
 
@@ -122,6 +128,7 @@ def open_session(
         cache: For what frozen blocks make of the images.
         image_cache: For decoded images.
         deadline: When to stop, on ``time.monotonic``'s clock.
+        ranks: The processes that share each batch.
     """
     assert isinstance(config.batch_size, int)  # noqa: S101 - found where it was to be found
     batch_size = config.batch_size
@@ -149,19 +156,28 @@ def open_session(
     }
     workers = config.workers
     if workers is None:
-        workers = choose_workers(images["train"], model, config, device, events)
+        processors = max(1, available_processors() // ranks.local_count)
+        workers = choose_workers(images["train"], model, config, device, events, processors)
 
-    def ordered(dataset: ImageDataset, epoch: int = 0) -> DataLoader[Batch]:
+    def ordered(
+        dataset: ImageDataset, share: tuple[int, int] = (0, 1), epoch: int = 0
+    ) -> DataLoader[Batch]:
         size = evaluation_batch_size(batch_size, device)
-        views = ViewBatches(len(dataset), size, seed=config.seed, shuffle=False)
+        views = ViewBatches(len(dataset), size, seed=config.seed, shuffle=False, share=share)
         views.epoch = epoch
         return loader(dataset, views, workers)
 
     def in_order(part: Part, epoch: int) -> DataLoader[Batch]:
-        return ordered(images[part], epoch)
+        return ordered(images[part], (ranks.local_rank, ranks.local_count), epoch)
 
+    among_all = (ranks.rank, ranks.count)
     views = ViewBatches(
-        len(parts.train), batch_size, seed=config.seed, shuffle=True, weights=weights
+        len(parts.train),
+        batch_size,
+        seed=config.seed,
+        shuffle=True,
+        weights=weights,
+        share=among_all,
     )
     return Session(
         model=model,
@@ -176,7 +192,7 @@ def open_session(
         train=loader(images["train"], views, workers),
         views=views,
         plain=ordered(ImageDataset(config.data, _probe_samples(parts.train, config.seed), spec)),
-        val=ordered(images["val"]),
+        val=ordered(images["val"], among_all),
         images=images,
         in_order=in_order,
         cache=cache,
@@ -186,6 +202,7 @@ def open_session(
         run=run,
         events=events,
         deadline=deadline,
+        ranks=ranks,
     )
 
 

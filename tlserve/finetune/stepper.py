@@ -52,7 +52,9 @@ class Stepper:
                 self.optimizer.add_param_group(group)
         train_mode(model, plan.blocks, self.opened)
 
-    def step(self, network: nn.Module, inputs: Inputs, labels: Tensor, factor: float) -> Tensor:
+    def step(
+        self, network: nn.Module, inputs: Inputs, labels: Tensor, factor: float, share: float = 1.0
+    ) -> Tensor:
         """Take a step with each group's learning rate times ``factor``.
 
         Args:
@@ -60,6 +62,8 @@ class Stepper:
             inputs: What that takes, float32 [N, …], anywhere; images if they are to be mixed.
             labels: int64 [N], anywhere.
             factor: The schedule's.
+            share: What the loss counts for in the mean over the processes: more than 1 where the
+                process's part of the batch is larger than others'.
 
         Returns:
             The mean loss of the batch before the step, a scalar on the device.
@@ -74,7 +78,7 @@ class Stepper:
         scaler = self.scaler
         set_factor(self.optimizer, factor)
         self.optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
         if self._config.clip_grad:
             scaler.unscale_(self.optimizer)
             trained = [p for group in self.optimizer.param_groups for p in group["params"]]

@@ -14,7 +14,6 @@ from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.evaluate import on_device
 from tlserve.finetune.events import Events
 from tlserve.finetune.precision import MixedPrecision
-from tlserve.runtime.backend import available_processors
 
 _MOST_SECONDS = 1.0
 """After so long a measurement ends with what it has; there are two of them."""
@@ -43,6 +42,7 @@ def choose_workers(
     config: FinetuneConfig,
     device: torch.device,
     events: Events,
+    processors: int,
 ) -> int:
     """Measure how long an image takes to load and to train on, and choose; takes 2 seconds at most.
 
@@ -54,9 +54,9 @@ def choose_workers(
         config: The settings; the batch size is a number.
         device: Where it is.
         events: Told the number and why.
+        processors: How many it may use.
     """
     load = _seconds_to_load(dataset)
-    processors = available_processors()
     if load * len(dataset) * _times_read(config) < _NOT_WORTH_IT or processors == 1:
         events.message(
             f"Images are loaded by the training process itself: each takes {load * 1e3:.1f} ms."

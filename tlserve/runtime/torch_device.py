@@ -7,11 +7,12 @@ import torch
 from tlserve.errors import DeviceError
 
 
-def torch_device(name: str) -> torch.device:
+def torch_device(name: str, number: int = 0) -> torch.device:
     """Give a torch device that is known to work.
 
     Args:
         name: ``cpu``, ``cuda`` or ``auto`` (CUDA where there is a device, else the CPU).
+        number: Which of several CUDA devices.
 
     Raises:
         DeviceError: CUDA was asked for and cannot be used.
@@ -25,4 +26,4 @@ def torch_device(name: str) -> torch.device:
             f"{build}).",
             hint="Check `nvidia-smi` and the driver, or use --device cpu.",
         )
-    return torch.device(name)
+    return torch.device(name, number) if name == "cuda" else torch.device(name)
