@@ -151,7 +151,7 @@ def test_when_one_is_lost_all_are_started_again_and_go_on(
     data: Path, backbone: Path, tmp_path: Path, rank: int
 ) -> None:
     states = tmp_path / "runs" / "run" / "states"
-    command = arguments(data, backbone, tmp_path, *SMALL, "--epochs", 30, "--save-every", 0)
+    command = arguments(data, backbone, tmp_path, *SMALL, "--epochs", 12, "--save-every", 0)
     with running(
         [*torchrun("--standalone", "--nproc-per-node=2", "--max-restarts=1"), *command]
     ) as process:
@@ -162,7 +162,7 @@ def test_when_one_is_lost_all_are_started_again_and_go_on(
         output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert "Resumed in epoch" in output
-    assert len(history_of(tmp_path)) == 30
+    assert len(history_of(tmp_path)) == 12
     assert Bundle.read(tmp_path / "models" / "run").manifest.metrics.val_images == 15
 
 

@@ -56,9 +56,11 @@ def main() -> NoReturn:
     try:
         app()
     except TlserveError as error:
+        _ignore_signals()
         print_error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
+        _ignore_signals()
         print_error(TlserveError("Interrupted: nothing half-written was left behind."))
         sys.exit(_INTERRUPTED)
     except BrokenPipeError:
@@ -66,6 +68,12 @@ def main() -> NoReturn:
         sys.stderr.close()
         sys.exit(1)
     sys.exit(0)
+
+
+def _ignore_signals() -> None:
+    # The process ends already; another signal would cut its last words off with a traceback.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -14,7 +14,9 @@ from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
 from tlserve.errors import DeviceError, TlserveError, UsageError
 
@@ -138,7 +140,7 @@ class _Together(Ranks):
 
     def share_buffers(self, model: nn.Module) -> None:
         for buffer in model.buffers():
-            torch.distributed.broadcast(buffer, 0)
+            distributed.broadcast(buffer, 0)
 
 
 ALONE = Ranks()
@@ -163,7 +165,6 @@ def joined(device: str) -> Iterator[Ranks]:
         return
     try:
         from accelerate import Accelerator
-        from accelerate.utils import InitProcessGroupKwargs
     except ImportError as error:
         raise UsageError(
             "Several processes need Accelerate, which is not installed.",
@@ -176,11 +177,25 @@ def joined(device: str) -> Iterator[Ranks]:
             f"torchrun started {local} processes on this machine, which has {gpus} GPUs.",
             hint=f"Use --nproc-per-node={gpus}, or --device cpu.",
         )
-    patience = InitProcessGroupKwargs(timeout=_PATIENCE)
-    accelerator = Accelerator(cpu=not gpus, kwargs_handlers=[patience])
+    _connect("nccl" if gpus else "gloo")
+    accelerator = Accelerator(cpu=not gpus)
     yield _Together(accelerator)
     # Not after an error: whoever is left waits for this process in another place.
     accelerator.end_training()
+
+
+def _connect(backend: str) -> None:
+    store, rank, count = next(rendezvous("env://"))
+    # The store outlives processes that are started again, and with it the addresses of those that
+    # were lost: each start has names of its own in it.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    distributed.init_process_group(
+        backend,
+        store=PrefixStore(f"start {attempt}", store),
+        rank=rank,
+        world_size=count,
+        timeout=_PATIENCE,
+    )
 
 
 @contextmanager
@@ -194,7 +209,7 @@ def naming_lost_ranks(ranks: Ranks) -> Iterator[None]:
         yield
     except RuntimeError as error:
         text = " ".join(str(error).split())
-        lost = isinstance(error, torch.distributed.DistError) or "gloo" in text.lower()
+        lost = isinstance(error, distributed.DistError) or "gloo" in text.lower()
         if ranks.count == 1 or not lost:
             raise
         raise TlserveError(
