@@ -17,9 +17,10 @@ from tests.folders import write_flat
 from tests.images import encoded, noise
 from tlserve.bundle.manifest import Decoding, Preprocessing
 from tlserve.data.folder import Sample, scan
-from tlserve.data.image_cache import KeptImages, in_threads, write_images
+from tlserve.data.image_cache import KeptImages, write_images
 from tlserve.data.loading import Augmentation, ImageDataset, ViewBatches, loader
 from tlserve.data.reduce import reduced, reduced_edges, sufficient_edge
+from tlserve.data.threads import in_threads
 
 WIDE = Preprocessing(
     resize=(64,), interpolation="bilinear", crop=(48, 48), mean=(0.5,) * 3, std=(0.25,) * 3

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from tests.bundles import SPEC
-from tests.folders import picture, write_flat
+from tests.folders import picture, write_flat, write_parts
 from tlserve.data.folder import scan
-from tlserve.data.loading import Augmentation, ImageDataset, ViewBatches, loader
+from tlserve.data.loading import (
+    Augmentation,
+    ImageDataset,
+    ViewBatches,
+    loader,
+    start_workers,
+)
 
 
 def _epoch(root: Path, *, workers: int, seed: int, epoch: int, flip: bool = True) -> torch.Tensor:
@@ -54,3 +61,19 @@ def test_validation_comes_in_order_and_without_augmentation(tmp_path: Path) -> N
     batches = [labels.tolist() for _, labels in loader(dataset, views, 0)]
     assert [n for batch in batches for n in batch] == [s.label for s in folder.train]
     assert [len(batch) for batch in batches] == [4, 4, 1]
+
+
+def test_processes_that_are_started_early_give_what_is_asked_for_later(tmp_path: Path) -> None:
+    data = write_parts(tmp_path / "data", train=5, val=1)
+    dataset = ImageDataset(data, scan(data).train, SPEC)
+    views = ViewBatches(len(dataset), 4, seed=0, shuffle=True)
+    views.epoch = 1
+    batches = loader(dataset, views, 2)
+    before = set(psutil.Process().children())
+    start_workers(batches)
+    started = set(psutil.Process().children()) - before
+    assert len(started) == 2
+    views.epoch = 3
+    labels = torch.cat([label for _, label in batches])
+    assert labels.tolist() == [dataset.samples[i].label for batch in views for i, _ in batch]
+    assert set(psutil.Process().children()) - before == started

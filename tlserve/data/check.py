@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tlserve.bundle.manifest import Preprocessing
 from tlserve.data.folder import Folder, Sample
+from tlserve.data.threads import in_threads
 from tlserve.errors import DataError, ImageError
 from tlserve.preprocess import decode
 
@@ -61,8 +61,9 @@ def check_images(
     """
     samples = [*folder.train, *(folder.val or ())]
 
-    def examine(sample: Sample) -> tuple[str, str]:
+    def examine(number: int) -> tuple[str, str]:
         """Give the hash and an empty string, or an empty string and what is wrong."""
+        sample = samples[number]
         try:
             data = (folder.root / sample.path).read_bytes()
             decode(data, spec)
@@ -74,13 +75,13 @@ def check_images(
 
     hashes: dict[str, str] = {}
     problems = [Problem(path, "not an image by its name") for path in folder.ignored]
-    with ThreadPoolExecutor(workers) as pool:
-        for sample, (digest, reason) in zip(samples, pool.map(examine, samples), strict=True):
-            advance()
-            if reason:
-                problems.append(Problem(sample.path, reason))
-            else:
-                hashes[sample.path] = digest
+    results = in_threads(examine, len(samples), workers)
+    for sample, (digest, reason) in zip(samples, results, strict=True):
+        advance()
+        if reason:
+            problems.append(Problem(sample.path, reason))
+        else:
+            hashes[sample.path] = digest
     if problems and strict:
         raise DataError(
             f"{len(problems)} files in {folder.root} cannot be used:\n{list_problems(problems)}",

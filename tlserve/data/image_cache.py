@@ -7,20 +7,16 @@ short. The processes' own memory does not grow with the number of images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_PIXELS, _INDEX = "pixels", "index.npy"
-_CHUNK = 8
-"""Images a thread that are held in memory while the file is written."""
+from tlserve.data.threads import in_threads
 
-Result = TypeVar("Result")
+_PIXELS, _INDEX = "pixels", "index.npy"
 
 
 class KeptImages:
@@ -74,14 +70,3 @@ def write_images(
             start += file.write(decoded.tobytes())
             advance()
     np.save(folder / _INDEX, index, allow_pickle=False)
-
-
-def in_threads(function: Callable[[int], Result], count: int, threads: int) -> Iterator[Result]:
-    """Call a function with 0, 1, … ``count`` - 1; give its results in that order.
-
-    Unlike with an executor's ``map``, neither tasks nor results pile up.
-    """
-    size = threads * _CHUNK
-    with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, count, size):
-            yield from pool.map(function, range(start, min(start + size, count)))

@@ -223,6 +223,15 @@ def loader(dataset: ImageDataset, batches: ViewBatches, workers: int) -> DataLoa
     )
 
 
+def start_workers(batches: DataLoader[Batch]) -> None:
+    """Start a loader's processes now, before this one has much memory that they would hold on to.
+
+    What a process holds when it forks stays in memory for the child once the parent has changed it.
+    """
+    if batches.num_workers:
+        iter(batches)
+
+
 class _Loader(DataLoader[Batch]):
     def __iter__(self) -> Any:
         # Half-made, it would end in an exception that cannot be caught, or leave processes behind.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tlserve.data.check import content_hash
-from tlserve.data.loading import Inputs
+from tlserve.data.loading import Inputs, start_workers
 from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.evaluate import on_device
 from tlserve.finetune.features import (
@@ -70,15 +70,20 @@ def make_feed(session: Session, config: FinetuneConfig, stage: Stage, kept: nn.M
     # What is mixed differs from step to step, so no result comes twice.
     mixed = config.mixup or config.cutmix
     if session.cache is None or config.cache == "off" or not saves or mixed:
-        keep_images(session, config, stage.first)
+        _prepare_images(session, config, stage)
         return images
     try:
         return _cached(session, session.cache, config, stage, kept)
     except (CannotSplitError, CannotKeepError, OSError) as error:
         _give_up(session, error)
         train_mode(session.model, session.blocks, stage.opened)
-        keep_images(session, config, stage.first)
+        _prepare_images(session, config, stage)
         return images
+
+
+def _prepare_images(session: Session, config: FinetuneConfig, stage: Stage) -> None:
+    keep_images(session, config, stage.first)
+    start_workers(session.val)
 
 
 def _give_up(session: Session, error: Exception) -> None:

@@ -10,8 +10,9 @@ import PIL
 
 from tlserve.data.check import content_hash
 from tlserve.data.disk_cache import DiskCache
-from tlserve.data.image_cache import KeptImages, in_threads, write_images
+from tlserve.data.image_cache import KeptImages, write_images
 from tlserve.data.loading import ImageDataset
+from tlserve.data.threads import in_threads
 from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.events import Events
 from tlserve.finetune.session import Session
