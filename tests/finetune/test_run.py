@@ -18,10 +18,10 @@ from tlserve.bundle.manifest import Epoch
 from tlserve.data.loading import ImageDataset, ViewBatches, loader
 from tlserve.data.split import read_validation
 from tlserve.errors import DataError, StorageError, TlserveError, UsageError, WeightsError
+from tlserve.finetune.checkpoint import save_weights
 from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.evaluate import evaluate
 from tlserve.finetune.events import Events
-from tlserve.finetune.loop import save_weights
 from tlserve.finetune.run import finetune
 from tlserve.runtime.eager import TorchBackend, rebuild
 from tlserve.runtime.golden import check_golden

@@ -269,6 +269,15 @@ def finetune(
         int,
         typer.Option(help="Of the split, the head, the order, the crops.", rich_help_panel=_PLACE),
     ] = 0,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic/--no-deterministic",
+            help="Use only algorithms that give the same each time on a GPU, though slower; on a "
+            "CPU they all do.",
+            rich_help_panel=_PLACE,
+        ),
+    ] = False,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="Where.", rich_help_panel=_PLACE)
     ] = "auto",

@@ -38,3 +38,11 @@ class Beginning:
             Selection(**selection) if selection else None,
             Evaluation(**begun) if begun else None,
         )
+
+
+def where(state: State) -> str:
+    """Say in words how far a state had come."""
+    number, batches, _ = state["position"]
+    if state["done"]:
+        return "after the last epoch"
+    return f"in epoch {number}, after {batches} of its batches"

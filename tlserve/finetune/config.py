@@ -112,6 +112,7 @@ class FinetuneConfig(Recipe):
         strict: Whether a file that cannot be used is an error.
         workers: Processes that load images; ``None``: as many as a measurement says.
         seed: Of the split, the head, the order and the augmentation.
+        deterministic: Whether only algorithms are used that give the same each time on a GPU.
         device: ``auto``, ``cpu`` or ``cuda``.
         output: The folder that the bundle is put into.
         runs: The folder for what is kept of a run outside the bundle.
@@ -132,6 +133,7 @@ class FinetuneConfig(Recipe):
     strict: bool = False
     workers: int | None = None
     seed: int = 0
+    deterministic: bool = False
     device: DeviceName = "auto"
     output: Path = Path("models")
     runs: Path = Path("runs")

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from tlserve.bundle.files import replacing
 from tlserve.bundle.manifest import Epoch
 from tlserve.errors import TlserveError
 from tlserve.finetune.average import averaged
 from tlserve.finetune.beginning import Beginning
+from tlserve.finetune.checkpoint import save_weights, write_history
+from tlserve.finetune.clock import Clock
 from tlserve.finetune.compiling import compiled
 from tlserve.finetune.evaluate import Evaluation, evaluate
 from tlserve.finetune.feed import Feed, make_feed
@@ -123,7 +122,7 @@ class _Training:
         self._best, self.best_epoch = beginning.begun, 0
         self._done = False
         self._last_saved = time.monotonic()
-        self._clock = _Clock()
+        self._clock = Clock()
         session.events.settings(config.record())
         self._begin_epoch(1)
 
@@ -166,7 +165,7 @@ class _Training:
         # Summed on the device: reading the loss at each step would wait for it.
         self._total = torch.zeros((), device=self._session.device)
         self._rate = self._lr * self._schedule.factor
-        self._epoch_clock = _Clock()
+        self._epoch_clock = Clock()
         self._images_per_second: float | None = None
 
     def _steps(self, feed: Feed) -> None:
@@ -241,7 +240,7 @@ class _Training:
         if self._ranks.main:
             if is_best:
                 save_weights(self._kept, run.best)
-            _write_history(run.history, self._history)
+            write_history(run.history, self._history)
         events.epoch(epoch, config.epochs, best=is_best)
         self._done = number == config.epochs
         if time_is_up:
@@ -325,46 +324,11 @@ class _Training:
         self._total = losses[self._ranks.rank].to(self._session.device)
         self._rate = state["rate"]
         seconds, epoch_seconds = state["seconds"]
-        self._clock, self._epoch_clock = _Clock(seconds), _Clock(epoch_seconds)
+        self._clock, self._epoch_clock = Clock(seconds), Clock(epoch_seconds)
         self._history = [Epoch(**epoch) for epoch in state["history"]]
         self._best = Evaluation(**state["best"]) if state["best"] else None
         self.best_epoch = state["best_epoch"]
         if self._ranks.main:
-            _write_history(run.history, self._history)
+            write_history(run.history, self._history)
         if drawn is not None:
             restore_random_state(drawn[self._ranks.rank])
-
-
-def where(state: State) -> str:
-    """Say in words how far a state had come."""
-    number, batches, _ = state["position"]
-    if state["done"]:
-        return "after the last epoch"
-    return f"in epoch {number}, after {batches} of its batches"
-
-
-class _Clock:
-    """Counts seconds, those of earlier processes included."""
-
-    def __init__(self, before: float = 0.0) -> None:
-        self._began = time.monotonic() - before
-
-    @property
-    def seconds(self) -> float:
-        """How many it is by now."""
-        return time.monotonic() - self._began
-
-
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a model's state dict as safetensors: a copy, whole or not at all."""
-    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    with replacing(path) as temporary:
-        # Written by Python rather than by safetensors, whose errors hide what the disk said.
-        temporary.write_bytes(save(state))
-
-
-def _write_history(path: Path, history: list[Epoch]) -> None:
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(Epoch.model_fields))
-        writer.writeheader()
-        writer.writerows(epoch.model_dump() for epoch in history)

@@ -23,12 +23,13 @@ from tlserve.errors import UsageError
 from tlserve.finetune.allocator import keep_freed_memory
 from tlserve.finetune.auto import decide
 from tlserve.finetune.batch_size import out_of_memory, with_batch_size
-from tlserve.finetune.beginning import Beginning
+from tlserve.finetune.beginning import Beginning, where
 from tlserve.finetune.compiling import naming_compile_errors
 from tlserve.finetune.config import FinetuneConfig, seconds_of
+from tlserve.finetune.deterministic import deterministic
 from tlserve.finetune.events import Events
 from tlserve.finetune.features import FeatureCache
-from tlserve.finetune.loop import Trained, train, where
+from tlserve.finetune.loop import Trained, train
 from tlserve.finetune.ranks import ALONE, Ranks
 from tlserve.finetune.rate_finder import with_rate
 from tlserve.finetune.result import write_bundle
@@ -183,7 +184,7 @@ def _run(
                 ranks=ranks,
             )
 
-        with naming_compile_errors(config.compile):
+        with naming_compile_errors(config.compile), deterministic(config.deterministic):
             beginning, trained = _train(opened, config, ranks)
     except torch.OutOfMemoryError as error:
         raise out_of_memory(config, spec) from error
