@@ -44,7 +44,7 @@ def test_json_tells_each_event_on_a_line_and_nothing_else(tmp_path: Path, reposi
     assert not result.stderr
     told = _events(result.stdout)
     assert [event["event"] for event in told] == [
-        *("begin", "problems", "message", "settings"),
+        *("begin", "problems", "message", "settings", "message", "begin"),
         *("begin", "begin", "epoch", "begin", "begin", "epoch"),
         "bundle",
     ]
@@ -53,13 +53,15 @@ def test_json_tells_each_event_on_a_line_and_nothing_else(tmp_path: Path, reposi
         (row,) = re.findall(rf"^\| `{event['event']}` \|.*$", documented, re.MULTILINE)
         for field in event:
             assert field == "event" or f"`{field}`" in row
-    checking, problems, message, settings, epoch, validation = told[:6]
+    checking, problems, message, settings, decoded, decoding, epoch, validation = told[:8]
     assert checking == {"event": "begin", "task": "checking images", "images": 18}
     (problem,) = problems["problems"]
     assert problem["path"] == "red/001.jpg"
     assert "b'broken'" in problem["reason"]
     assert message["text"].startswith("14 images train and 3 validate 3 classes")
     assert settings["settings"]["optimizer"] == "adamw"
+    assert decoded["text"].startswith("Images are decoded once: 17 images")
+    assert decoding == {"event": "begin", "task": "decoding images", "images": 17}
     assert epoch == {"event": "begin", "task": "epoch", "images": 14, "epoch": 1, "epochs": 2}
     assert validation == {"event": "begin", "task": "validation", "images": 3}
 

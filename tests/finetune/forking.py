@@ -1,7 +1,7 @@
 """Starts `tlserve` many times without importing its libraries as often.
 
 Reads a command's arguments a line, as JSON, and forks a process for each; writes its number, and
-when it ends its exit status.
+when it ends its exit status. The first argument is the file for what the command prints.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ def main() -> None:
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
-            sys.argv = ["tlserve", *json.loads(line)]
+            log, *arguments = json.loads(line)
+            sys.argv = ["tlserve", *arguments]
+            descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            for stream in (1, 2):
+                os.dup2(descriptor, stream)
             status = 1
             try:
                 command()

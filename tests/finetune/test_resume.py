@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,70 +118,34 @@ def nothing_is_half_written(home: Path) -> None:
     assert [p for p in models.glob("*") if not p.name.startswith(".")] == []
 
 
-@pytest.mark.parametrize("kind", RUNS)
-def test_a_run_that_is_ended_in_the_middle_goes_on_to_the_same_weights(
-    kind: str, data: Path, backbone: Path, tmp_path: Path
-) -> None:
-    whole, ended = tmp_path / "whole", tmp_path / "ended"
-    done = tlserve(*arguments(data, backbone, whole, *RUNS[kind]))
-    assert done.returncode == 0, done.stderr
-    assert not (whole / "runs" / "run" / "states").exists()
-
-    run = ended / "runs" / "run"
-    positions = []
-    # Killed after the second save that it makes, then resumed and killed again.
-    with started(*arguments(data, backbone, ended, *RUNS[kind])) as process:
-        wait_for(lambda: len(list((run / "states").glob("[0-9]*"))) >= 2)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    nothing_is_half_written(ended)
-    positions.append(max(p.name for p in (run / "states").glob("[0-9]*")))
-    with started("finetune", "--resume", run) as process:
-        wait_for(lambda: max(p.name for p in (run / "states").glob("[0-9]*")) > positions[0])
-        os.kill(process.pid, signal.SIGTERM)
-        output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert f"Go on with tlserve finetune --resume {run}" in errors
-    assert "Resumed in epoch" in output
-    nothing_is_half_written(ended)
-    resumed = tlserve("finetune", "--resume", run)
-    assert resumed.returncode == 0, resumed.stderr
-    assert history_of(ended) == history_of(whole)
-    assert weights_of(ended) == weights_of(whole)
-    first, second = (Bundle.read(h / "models" / "run").manifest for h in (whole, ended))
-    assert first.version == second.version
-    assert first.training == second.training
-    assert (first.selection is None) == (second.selection is None)
-
-
 class Forker:
     """Starts commands in a process that has imported everything already."""
 
     def __init__(self, log: Path) -> None:
         self.log = log
-        with log.open("w") as errors:
-            self._process = self._started(errors)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.finetune.forking"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
 
-    @staticmethod
-    def _started(errors: TextIO) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.finetune.forking"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
-
     def start(self, *command: object) -> int:
-        self._stdin.write(json.dumps([str(part) for part in command]) + "\n")
+        self.log.write_text("")
+        self._stdin.write(json.dumps([str(self.log), *map(str, command)]) + "\n")
         self._stdin.flush()
         return int(self._answer("started"))
 
     def ended(self) -> int:
         return int(self._answer("ended"))
+
+    def run(self, *command: object) -> str:
+        self.start(*command)
+        assert self.ended() == 0, self.log.read_text()
+        return self.log.read_text()
 
     def close(self) -> None:
         self._stdin.close()
@@ -198,9 +162,41 @@ class Forker:
 
 @pytest.fixture
 def forker(tmp_path: Path) -> Iterator[Forker]:
-    forker = Forker(tmp_path / "errors.log")
+    forker = Forker(tmp_path / "output.log")
     yield forker
     forker.close()
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_run_that_is_ended_in_the_middle_goes_on_to_the_same_weights(
+    kind: str, data: Path, backbone: Path, tmp_path: Path, forker: Forker
+) -> None:
+    whole, ended = tmp_path / "whole", tmp_path / "ended"
+    forker.run(*arguments(data, backbone, whole, *RUNS[kind]))
+    assert not (whole / "runs" / "run" / "states").exists()
+
+    # Killed after the second state that it writes, then resumed and ended by a signal.
+    run = ended / "runs" / "run"
+    process = forker.start(*arguments(data, backbone, ended, *RUNS[kind]))
+    wait_for(lambda: len(list((run / "states").glob("[0-9]*"))) >= 2)
+    os.kill(process, signal.SIGKILL)
+    assert forker.ended() == -signal.SIGKILL
+    nothing_is_half_written(ended)
+    position = max(p.name for p in (run / "states").glob("[0-9]*"))
+    process = forker.start("finetune", "--resume", run)
+    wait_for(lambda: max(p.name for p in (run / "states").glob("[0-9]*")) > position)
+    os.kill(process, signal.SIGTERM)
+    assert forker.ended() == 130, forker.log.read_text()
+    assert f"Go on with tlserve finetune --resume {run}" in forker.log.read_text()
+    assert "Resumed in epoch" in forker.log.read_text()
+    nothing_is_half_written(ended)
+    forker.run("finetune", "--resume", run)
+    assert history_of(ended) == history_of(whole)
+    assert weights_of(ended) == weights_of(whole)
+    first, second = (Bundle.read(h / "models" / "run").manifest for h in (whole, ended))
+    assert first.version == second.version
+    assert first.training == second.training
+    assert (first.selection is None) == (second.selection is None)
 
 
 KILLS = 10
