@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.finetune.configs import short_run
 from tests.finetune.test_features import Recorder
 from tests.networks import filled
 from tests.sessions import session
@@ -35,18 +36,7 @@ SPEC = with_image_size(preset("resnet18"), 32)
 
 @pytest.fixture
 def config(colours: Path, tmp_path: Path) -> FinetuneConfig:
-    return FinetuneConfig(
-        data=colours,
-        name="x",
-        weights="none",
-        strategy="full",
-        epochs=1,
-        image_size=32,
-        workers=0,
-        batch_size="auto",
-        output=tmp_path / "models",
-        runs=tmp_path / "runs",
-    ).resolved()
+    return short_run(colours, tmp_path, batch_size="auto")
 
 
 def parts(config: FinetuneConfig) -> Split:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.finetune.configs import short_run
 from tests.finetune.test_features import Recorder, largest_file
 from tests.folders import COLOURS, picture, write_parts
 from tests.networks import filled
@@ -27,18 +28,7 @@ _SIDE = 32
 
 @pytest.fixture
 def config(colours: Path, tmp_path: Path) -> FinetuneConfig:
-    return FinetuneConfig(
-        data=colours,
-        name="x",
-        weights="none",
-        strategy="full",
-        epochs=2,
-        batch_size=8,
-        image_size=_SIDE,
-        workers=0,
-        output=tmp_path / "models",
-        runs=tmp_path / "runs",
-    ).resolved()
+    return short_run(colours, tmp_path, batch_size=8, epochs=2)
 
 
 def opened(config: FinetuneConfig, home: Path, budget: int = 10**9) -> tuple[Session, Recorder]:

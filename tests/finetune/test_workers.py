@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.finetune.configs import short_run
 from tests.finetune.test_features import Recorder
 from tests.networks import filled
 from tlserve.data.folder import scan
@@ -35,17 +36,7 @@ class Slow(ImageDataset):
 
 @pytest.fixture
 def config(colours: Path, tmp_path: Path) -> FinetuneConfig:
-    return FinetuneConfig(
-        data=colours,
-        name="x",
-        weights="none",
-        strategy="full",
-        epochs=1,
-        image_size=32,
-        batch_size=8,
-        output=tmp_path / "models",
-        runs=tmp_path / "runs",
-    ).resolved()
+    return short_run(colours, tmp_path, batch_size=8, workers=None)
 
 
 def dataset(config: FinetuneConfig, kind: type[ImageDataset] = Slow) -> ImageDataset:

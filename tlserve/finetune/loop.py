@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
@@ -28,30 +27,8 @@ from tlserve.finetune.schedule import Schedule
 from tlserve.finetune.session import Session
 from tlserve.finetune.stepper import Stepper
 from tlserve.finetune.strategies import load_moving_state, make_plan, moving_state
+from tlserve.finetune.trained import Trained
 from tlserve.zoo.architectures import count_parameters
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The outcome of training.
-
-    Attributes:
-        checkpoint: The best epoch's state dict, a file of its own.
-        best_epoch: Which epoch that was, from 1; 0: what training began with.
-        best: What it did on the validation set.
-        history: All epochs.
-        trainable: How many parameters were trained.
-        optimizer_bytes: What the optimiser kept beside the parameters.
-        seconds: How long it took, in all the processes that it took.
-    """
-
-    checkpoint: Path
-    best_epoch: int
-    best: Evaluation
-    history: tuple[Epoch, ...]
-    trainable: int
-    optimizer_bytes: int
-    seconds: float
 
 
 def train(

@@ -15,7 +15,7 @@ from tlserve.data.check import CheckedFolder, fingerprint
 from tlserve.data.split import Split, write_split
 from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.golden import write_golden
-from tlserve.finetune.loop import Trained
+from tlserve.finetune.trained import Trained
 from tlserve.finetune.versions import versions
 from tlserve.runtime.eager import TorchBackend, rebuild
 from tlserve.zoo.architectures import head_parameters

@@ -29,7 +29,7 @@ from tlserve.finetune.config import FinetuneConfig, seconds_of
 from tlserve.finetune.deterministic import deterministic
 from tlserve.finetune.events import Events
 from tlserve.finetune.features import FeatureCache
-from tlserve.finetune.loop import Trained, train
+from tlserve.finetune.loop import train
 from tlserve.finetune.ranks import ALONE, Ranks
 from tlserve.finetune.rate_finder import with_rate
 from tlserve.finetune.result import write_bundle
@@ -37,6 +37,7 @@ from tlserve.finetune.run_folder import RunFolder
 from tlserve.finetune.session import Session, open_session
 from tlserve.finetune.strategies import load_moving_state
 from tlserve.finetune.sweep import with_sweep
+from tlserve.finetune.trained import Trained
 from tlserve.runtime.backend import available_processors
 from tlserve.runtime.torch_device import torch_device
 from tlserve.zoo.architectures import build, check_architecture, check_input_size
