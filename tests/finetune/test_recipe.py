@@ -208,6 +208,19 @@ def test_the_moving_average_is_that_of_the_weights() -> None:
     assert mean.module.get_parameter("0.weight").item() == pytest.approx(expected), "it is a copy"
 
 
+def test_the_moving_average_of_what_stays_is_what_stays() -> None:
+    model = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5))
+    for _ in range(100):
+        model(torch.randn(4, 3))
+    before = copy.deepcopy(model.state_dict())
+    assert before["1.num_batches_tracked"] == 100
+    mean = averaged(model, 0.9)
+    for _ in range(20):
+        mean.update_parameters(model)
+    after = mean.module.state_dict()
+    assert all(after[name].equal(value) for name, value in before.items())
+
+
 def test_mixed_precision_on_the_cpu() -> None:
     linear, images = nn.Linear(4, 4), torch.randn(2, 4)
     for name, dtype in (("auto", torch.float32), ("bf16", torch.bfloat16)):
