@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tlserve.bundle.files import replacing
-from tlserve.runtime.golden import FLOAT32_TOLERANCE
+from tlserve.runtime.golden import TOLERANCES
 from tlserve.zoo.architectures import count_parameters, head_parameters, skeleton
 from tlserve.zoo.presets import preset
 
@@ -74,7 +74,7 @@ def write_page(path: Path, rows: Sequence[Row]) -> None:
         count=len(rows),
         versions="; or ".join(sorted(versions)),
         batches=", ".join(map(str, BATCH_SIZES)),
-        tolerance=FLOAT32_TOLERANCE,
+        tolerance=TOLERANCES["float32"],
         probability=PROBABILITY_TOLERANCE,
         worst=max((row["probability_difference"] for row in passed), default=0.0),
         spread=min((row["spread"] for row in passed), default=0.0),

@@ -15,7 +15,10 @@ from pathlib import Path
 import psutil
 
 _PAUSE = 0.05
-"""Seconds between two looks at the memory; a peak that is shorter can be missed."""
+"""Seconds at least between two looks at the memory; a peak that is shorter can be missed."""
+
+_SHARE = 0.2
+"""Of the time that looking may take: the kernel walks all pages for it."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,11 @@ class _Sampler:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._ended.wait(_PAUSE):
+        pause = _PAUSE
+        while not self._ended.wait(pause):
+            started = time.monotonic()
             self._look()
+            pause = max(_PAUSE, (time.monotonic() - started) / _SHARE)
 
     def _look(self) -> None:
         try:

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from export.run import Parity, Progress, export
+from export.progress import Parity, Progress
+from export.run import Demands, export
 from tests.folders import write_parts
 from tests.networks import stand_in
 from tlserve.bundle import Bundle
@@ -28,13 +29,13 @@ from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.events import Events
 from tlserve.finetune.run import finetune
 from tlserve.runtime import Predictor
-from tlserve.runtime.golden import FLOAT32_TOLERANCE, golden_logits
+from tlserve.runtime.golden import TOLERANCES, golden_logits
 from tlserve.zoo.architectures import head_parameters, skeleton
 
 BATCH_SIZES = (1, 2, 7)
 """What parity is compared at; a batch of 32 large images would take a CPU minutes."""
 
-PROBABILITY_TOLERANCE = FLOAT32_TOLERANCE
+PROBABILITY_TOLERANCE = TOLERANCES["float32"]
 """The largest difference of a probability between two backends' answers to one image: as for
 logits, a share of the range, which is 1."""
 
@@ -101,7 +102,9 @@ def go(architecture: str, side: int, folder: Path) -> Outcome:
     data = write_parts(folder / "data", train=_IMAGES_OF_A_CLASS, val=_IMAGES_OF_A_CLASS)
     path = _finetuned(architecture, side, data, folder)
     results = _Results()
-    bundle = export(path, ["onnx", "torchscript"], batch_sizes=BATCH_SIZES, progress=results)
+    bundle = export(
+        path, ["onnx", "torchscript"], Demands(batch_sizes=BATCH_SIZES), progress=results
+    )
     image = next((data / "val" / "red").glob("*.png")).read_bytes()
     recorded = golden_logits(bundle)
     return Outcome(
@@ -150,7 +153,7 @@ def _outcome(bundle: Bundle, kind: FileKind, results: _Results) -> ExportOutcome
     levels = [level for level in results.parity_of[kind].levels if level.tolerance]
     return ExportOutcome(
         details=bundle.manifest.files[name].details,
-        difference=max(x.max_abs_diff / x.tolerance for x in levels) * FLOAT32_TOLERANCE,
+        difference=max(x.max_abs_diff / x.tolerance for x in levels) * TOLERANCES["float32"],
         external_data=kind == "onnx" and bool(bundle.names("onnx-data")),
     )
 

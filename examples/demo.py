@@ -117,7 +117,7 @@ def query(url: str, images: list[Path]) -> int:
 def main() -> None:
     """Run the demo."""
     from tlserve.bundle import Bundle
-    from tlserve.data.split import read_validation
+    from tlserve.data.split import read_part
 
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tlserve-demo-") as folder:
@@ -144,7 +144,7 @@ def main() -> None:
         )
         try:
             wait_until_ready(url, server)
-            samples, _ = read_validation(bundle / "split.json")
+            samples, _ = read_part(bundle / "split.json", "val")
             query(url, [data / s.path for s in samples[:: len(samples) // 10][:10]])
         finally:
             server.send_signal(signal.SIGTERM)

@@ -2,59 +2,74 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import torch
-from torch import nn
-
-from export import onnx, torchscript
-from tlserve.bundle import Bundle
+from export import onnx, pt2, torchscript
+from export.source import Source
 from tlserve.bundle.manifest import FileKind, Scalar
+from tlserve.runtime.archive import ONNX_METADATA
 
-FormatName = Literal["onnx", "torchscript"]
+FormatName = Literal["onnx", "onnx-fp16", "onnx-int8", "torchscript", "pt2"]
+"""Each is the name of the backend that runs it, and the kind of its file."""
+
+Details = dict[str, Scalar]
+"""What ``bundle.json`` says of how a file was made."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """How a format is written and read back.
+    """How a format is written.
 
     Attributes:
         file: The file's name inside the bundle.
-        write: Exports a model and returns details for the manifest.
-        read_metadata: Gives the metadata text of a written file.
+        write: Exports a model to a path and returns details. It is told which attempt it is, from
+            0: where decisions change by more than the budget, a later one is more careful.
         companions: Further files that :attr:`write` may leave beside it, with their kinds.
+        attempts: How many there are.
     """
 
     file: str
-    write: Callable[[nn.Module, torch.Tensor, Path, str], dict[str, Scalar]]
-    read_metadata: Callable[[Path], str]
+    write: Callable[[Source, Path, int], Details]
     companions: dict[str, FileKind] = field(default_factory=dict)
+    attempts: int = 1
+
+
+def _onnx(source: Source, path: Path, _attempt: int) -> Details:
+    written, details = source.float32_onnx
+    shutil.copyfile(written, path)
+    data = written.with_name(written.name + onnx.DATA_SUFFIX)
+    if data.exists():
+        shutil.copyfile(data, path.with_name(data.name))
+    return details
+
+
+def _fp16(source: Source, path: Path, _attempt: int) -> Details:
+    from export import fp16
+
+    float32, _ = source.float32_onnx
+    return fp16.write(float32, path, source.images, source.folder())
+
+
+def _int8(source: Source, path: Path, attempt: int) -> Details:
+    return source.quantiser.write(path, {ONNX_METADATA: source.metadata}, attempt)
+
+
+def _torchscript(source: Source, path: Path, _attempt: int) -> Details:
+    return torchscript.write(source.model, source.example, path, source.metadata)
+
+
+def _pt2(source: Source, path: Path, _attempt: int) -> Details:
+    return pt2.write(source.model, source.example, path, source.metadata)
 
 
 FORMATS: dict[FormatName, Format] = {
-    "onnx": Format(
-        "model.onnx",
-        onnx.write,
-        onnx.read_metadata,
-        {f"model.onnx{onnx.DATA_SUFFIX}": "onnx-data"},
-    ),
-    "torchscript": Format("model.torchscript.pt", torchscript.write, torchscript.read_metadata),
+    "onnx": Format("model.onnx", _onnx, {f"model.onnx{onnx.DATA_SUFFIX}": "onnx-data"}),
+    "onnx-fp16": Format("model.fp16.onnx", _fp16),
+    "onnx-int8": Format("model.int8.onnx", _int8, attempts=5),
+    "torchscript": Format("model.torchscript.pt", _torchscript),
+    "pt2": Format("model.pt2", _pt2),
 }
-
-
-def metadata(bundle: Bundle) -> str:
-    """Describe a model inside its exported file, so that the file is complete without the bundle.
-
-    Returns:
-        JSON: name, version, classes in index order, preprocessing and calibration.
-    """
-    manifest = bundle.manifest
-    content = manifest.model_dump(
-        mode="json",
-        include={"name", "version", "architecture", "classes", "preprocessing", "calibration"},
-    )
-    return json.dumps(content, sort_keys=True, ensure_ascii=False)

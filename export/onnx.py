@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from tlserve.bundle.manifest import Scalar
+from tlserve.runtime.archive import ONNX_METADATA
 
-METADATA = "tlserve"
 INPUT, OUTPUT, BATCH = "images", "logits", "batch"
 
 DATA_SUFFIX = ".data"
@@ -52,7 +52,7 @@ def write(model: nn.Module, example: torch.Tensor, path: Path, metadata: str) ->
         )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
-    program.model.metadata_props[METADATA] = metadata
+    program.model.metadata_props[ONNX_METADATA] = metadata
     if _weights_size(program) > MAX_WEIGHTS_IN_FILE:
         program.save(path, external_data=True)
         onnx.checker.check_model(str(path), full_check=True)
@@ -62,12 +62,6 @@ def write(model: nn.Module, example: torch.Tensor, path: Path, metadata: str) ->
         onnx.checker.check_model(content, full_check=True)
         path.write_bytes(content)
     return {"opset": program.model.opset_imports[""]}
-
-
-def read_metadata(path: Path) -> str:
-    """Read what :func:`write` kept beside the weights."""
-    proto = onnx.load_model(str(path), load_external_data=False)
-    return next((p.value for p in proto.metadata_props if p.key == METADATA), "")
 
 
 def _weights_size(program: torch.onnx.ONNXProgram) -> int:

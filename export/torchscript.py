@@ -11,7 +11,7 @@ from torch import nn
 from torch.jit._trace import TracingCheckError
 
 from tlserve.bundle.manifest import Scalar
-from tlserve.runtime.torchscript import METADATA
+from tlserve.runtime.archive import METADATA
 
 
 def write(model: nn.Module, example: torch.Tensor, path: Path, metadata: str) -> dict[str, Scalar]:
@@ -41,16 +41,6 @@ def write(model: nn.Module, example: torch.Tensor, path: Path, metadata: str) ->
     # Written by Python rather than by torch, whose errors hide what the disk said.
     path.write_bytes(buffer.getbuffer())
     return details
-
-
-def read_metadata(path: Path) -> str:
-    """Read what :func:`write` kept beside the weights."""
-    content = {METADATA: ""}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        torch.jit.load(str(path), _extra_files=content)  # type: ignore[no-untyped-call]
-    value: str | bytes = content[METADATA]
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def _compile(

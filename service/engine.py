@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from service.batcher import Batcher, QueueFullError
 from service.metrics import Metrics, batch_sizes
-from service.settings import ARTIFACTS, Settings
+from service.settings import Settings
 from tlserve.bundle import Bundle
 from tlserve.runtime import Prediction, Predictor
-from tlserve.runtime.backend import available_processors
+from tlserve.runtime.backend import BACKENDS, available_processors
 from tlserve.runtime.golden import check_golden
 
 _CPU_WARM_UP_SECONDS = 1.0
@@ -29,18 +29,22 @@ class Engine:
     Args:
         predictor: The loaded model.
         settings: The limits.
+        max_batch: The most images in one batch.
         metrics: Is told about every batch.
     """
 
-    def __init__(self, predictor: Predictor, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, predictor: Predictor, settings: Settings, max_batch: int, metrics: Metrics
+    ) -> None:
         self.predictor = predictor
         self.settings = settings
         self.metrics = metrics
         self._inside = 0
+        self._most = settings.max_queue + max_batch
         self._decoders = ThreadPoolExecutor(available_processors(), "tlserve-decode")
         self._batcher: Batcher[NDArray[np.float32], NDArray[np.float64]] = Batcher(
             self._run,
-            max_batch=settings.max_batch,
+            max_batch=max_batch,
             max_queue=settings.max_queue,
             observer=metrics,
         )
@@ -55,18 +59,18 @@ class Engine:
                 differently.
         """
         bundle = Bundle.read(settings.bundle)
+        running = settings.running(bundle)
         with ThreadPoolExecutor(1) as beside:
             # The files that loading and the golden images do not compare themselves.
-            used = {ARTIFACTS[settings.backend], "golden-image", "golden-logits"}
+            golden = ("golden-image", "golden-logits", "golden-answers")
+            used = {BACKENDS[running.backend].kind, *golden}
             others = [n for n, entry in bundle.manifest.files.items() if entry.kind not in used]
             verified = beside.submit(bundle.verify, others)
-            predictor = Predictor.load(
-                bundle, settings.backend, settings.device, settings.threads or None
-            )
+            predictor = Predictor.load(bundle, running.backend, running.device, running.threads)
             check_golden(bundle, predictor.backend)
             verified.result()
-        _warm_up(predictor, settings.max_batch)
-        engine = cls(predictor, settings, Metrics(settings.max_batch))
+        _warm_up(predictor, running.max_batch)
+        engine = cls(predictor, settings, running.max_batch, Metrics(running.max_batch))
         # What start-up made lives as long as the process: the collector need not walk it again.
         gc.collect()
         gc.freeze()
@@ -89,7 +93,7 @@ class Engine:
         Raises:
             QueueFullError: Too many requests are inside already.
         """
-        if self._inside >= self.settings.max_queue + self.settings.max_batch:
+        if self._inside >= self._most:
             raise QueueFullError
         self._inside += 1
         try:

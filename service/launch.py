@@ -26,9 +26,10 @@ from pathlib import Path
 from types import FrameType
 
 from service import channel
-from service.settings import ARTIFACTS, Settings
+from service.settings import Settings
 from tlserve.bundle import Bundle
 from tlserve.errors import ServiceError, UsageError
+from tlserve.runtime.backend import BACKENDS
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +67,10 @@ def serve(settings: Settings, host: str, port: int, on_ready: Callable[[Ready], 
     """
     started = time.perf_counter()
     bundle = Bundle.read(settings.bundle)
-    if not bundle.names(ARTIFACTS[settings.backend]):
-        bundle.verified(ARTIFACTS[settings.backend])  # raises, with the way to make the file
+    backend = settings.running(bundle).backend
+    kind = BACKENDS[backend].kind
+    if not bundle.names(kind):
+        bundle.verified(kind)  # raises, with the way to make the file
     with _listen(host, port) as listener, tempfile.TemporaryDirectory(prefix="tlserve-") as folder:
         supervisor = _Supervisor(settings, listener, Path(folder))
         with supervisor.signals():
@@ -77,7 +80,7 @@ def serve(settings: Settings, host: str, port: int, on_ready: Callable[[Ready], 
                     Ready(
                         name=bundle.manifest.name,
                         version=bundle.manifest.version,
-                        backend=settings.backend,
+                        backend=backend,
                         device=device,
                         url=_url(host, supervisor.port),
                         seconds=time.perf_counter() - started,

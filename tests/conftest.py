@@ -81,9 +81,10 @@ def trained(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same bundle with its ONNX and TorchScript files; copy it to change it."""
+    """The same bundle with all exported files; copy it to change it."""
+    from export.formats import FORMATS
     from export.run import export
 
     copy = tmp_path_factory.mktemp("exported") / "colours"
     shutil.copytree(trained, copy)
-    return export(copy, ["onnx", "torchscript"]).path
+    return export(copy, [*FORMATS]).path

@@ -45,7 +45,7 @@ def fails(code: int, *arguments: object) -> str:
 def test_help_names_the_commands() -> None:
     result = tlserve("--help")
     assert result.returncode == 0
-    for command in ("finetune", "export", "verify", "serve", "predict", "inspect"):
+    for command in ("finetune", "export", "verify", "bench", "serve", "predict", "inspect"):
         assert command in result.stdout
 
 
@@ -91,7 +91,7 @@ def test_predict_on_a_folder_as_csv_and_as_a_table(exported: Path, colours: Path
 
 def test_the_backends_agree_on_the_command_line(exported: Path, colours: Path) -> None:
     outputs = []
-    for backend in ("onnx", "torchscript", "eager"):
+    for backend in ("onnx", "torchscript", "pt2", "eager"):
         result = tlserve("predict", exported, colours / "val", "--json", "--backend", backend)
         assert result.returncode == 0, result.stderr
         assert not result.stderr
@@ -148,11 +148,13 @@ def test_verify_passes_a_whole_bundle_and_names_what_is_wrong(
     exported: Path, tmp_path: Path
 ) -> None:
     report = json.loads(tlserve("verify", exported, "--json").stdout)
-    assert {name: r["result"] for name, r in report["backends"].items()} == {
-        "eager": "pass",
-        "torchscript": "pass",
-        "onnx": "pass",
-    }
+    assert report["passed"] is True
+    levels = {r["format"]: {x["name"]: x["passed"] for x in r["levels"]} for r in report["results"]}
+    assert levels.pop("eager") == {"bytes": True}
+    judged = {"description", "numbers", "batches", "bytes", "decisions"}
+    assert set(levels) == {"onnx", "onnx-fp16", "onnx-int8", "torchscript", "pt2"}
+    for found in levels.values():
+        assert found == {"threads": None} | dict.fromkeys(judged, True)
     broken = tmp_path / "broken"
     shutil.copytree(exported, broken)
     with (broken / "model.onnx").open("r+b") as file:
@@ -168,7 +170,15 @@ def test_verify_passes_a_whole_bundle_and_names_what_is_wrong(
         (2, ["inspect", "resnet5"], "Did you mean resnet50"),
         (1, ["inspect", "no/bundle"], "no bundle at no/bundle"),
         (1, ["export", "nowhere", "--onnx"], "no model bundle at nowhere"),
-        (2, ["export", "nowhere"], "--onnx, --torchscript"),
+        (2, ["export", "nowhere"], "--onnx, --torchscript, --pt2, or --auto"),
+        (2, ["export", "nowhere", "--precision", "int8"], "Pass --onnx --precision int8"),
+        (2, ["export", "nowhere", "--auto", "--pt2"], "--auto writes every format"),
+        (2, ["export", "nowhere", "--onnx", "--p99-ms", "5"], "Pass --auto"),
+        (2, ["export", "nowhere", "--auto", "--p99-ms", "0"], "--p99-ms 0: it must be more than 0"),
+        (2, ["export", "nowhere", "--auto", "--without-validation"], "judged by: accuracy"),
+        (1, ["bench", "nowhere"], "no model bundle at nowhere"),
+        (2, ["bench", "nowhere", "--batch", "1,many"], "--batch 1,many: it must be numbers"),
+        (2, ["bench", "nowhere", "--batch", "0"], "--batch 0: it must be numbers from 1"),
         (1, ["verify", "nowhere"], "no model bundle"),
         (1, ["predict", "nowhere", "x.jpg"], "no model bundle"),
         (1, ["serve", "nowhere"], "no model bundle"),

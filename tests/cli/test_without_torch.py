@@ -54,8 +54,15 @@ def test_predict_verify_and_inspect_need_no_torch(
     assert answer.returncode == 0, answer.stderr
     assert len(answer.stdout.splitlines()) == 4
     report = _tlserve(environment, "verify", exported, "--json")
-    results = {k: r["result"] for k, r in json.loads(report.stdout)["backends"].items()}
-    assert results == {"eager": "not run", "torchscript": "not run", "onnx": "pass"}
+    assert report.returncode == 0, report.stderr
+    results = {r["format"]: r["levels"] for r in json.loads(report.stdout)["results"]}
+    bytes_level = {f: [x["passed"] for x in r if x["name"] == "bytes"] for f, r in results.items()}
+    assert bytes_level == {
+        **{name: [True] for name in ("onnx", "onnx-fp16", "onnx-int8")},
+        **{name: [None] for name in ("eager", "torchscript", "pt2")},
+    }
+    remarks = {x["name"]: x["remark"] for x in results["onnx"]}
+    assert remarks["numbers"] == remarks["decisions"] == "not run: torch is not installed"
     shown = _tlserve(environment, "inspect", exported, "--json")
     assert json.loads(shown.stdout)["blocks"] is None
 

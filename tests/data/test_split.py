@@ -9,7 +9,7 @@ import pytest
 
 from tests.folders import write_class, write_flat
 from tlserve.data.folder import scan
-from tlserve.data.split import read_validation, split, write_split
+from tlserve.data.split import read_part, split, write_split
 from tlserve.errors import BundleFileError, DataError
 
 
@@ -48,7 +48,7 @@ def test_what_is_recorded_is_read_back(tmp_path: Path) -> None:
     parts = split(folder, 0.25, 0)
     hashes = {s.path: f"{n:064x}" for n, s in enumerate(folder.train)}
     write_split(tmp_path / "split.json", parts, hashes)
-    samples, found = read_validation(tmp_path / "split.json")
+    samples, found = read_part(tmp_path / "split.json", "val")
     assert tuple(samples) == parts.val
     assert found == {s.path: hashes[s.path] for s in parts.val}
 
@@ -56,4 +56,4 @@ def test_what_is_recorded_is_read_back(tmp_path: Path) -> None:
 def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "split.json").write_text('{"train": []}')
     with pytest.raises(BundleFileError, match="not a recorded split"):
-        read_validation(tmp_path / "split.json")
+        read_part(tmp_path / "split.json", "val")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.service.server import running
 from tlserve.bundle import Bundle
-from tlserve.data.split import read_validation
+from tlserve.data.split import read_part
 from tlserve.runtime import Predictor
 
 pytestmark = [pytest.mark.slow, pytest.mark.shared, pytest.mark.timeout(1800)]
@@ -59,14 +59,14 @@ def test_feature_extraction_reaches_its_accuracy(bundles: dict[int, Bundle], see
 def test_every_way_to_ask_gives_the_same_answer(bundles: dict[int, Bundle], shared: Path) -> None:
     path = bundles[0].path
     root = shared / "data" / "hymenoptera"
-    _tlserve("export", path, "--onnx", "--torchscript")
+    _tlserve("export", path, "--onnx", "--torchscript", "--pt2")
     bundle = Bundle.read(path)
-    samples, _ = read_validation(bundle.verified("split"))
+    samples, _ = read_part(bundle.verified("split"), "val")
     files = [root / s.path for s in samples]
     classes = bundle.manifest.classes
 
     answers: dict[str, list[dict[str, float]]] = {}
-    for backend in ("eager", "torchscript", "onnx"):
+    for backend in ("eager", "torchscript", "pt2", "onnx"):
         predictor = Predictor.load(bundle, backend)
         answers[backend] = [
             {p.label: p.probability for p in predictor.predict([f.read_bytes()])[0]} for f in files
@@ -92,3 +92,26 @@ def test_every_way_to_ask_gives_the_same_answer(bundles: dict[int, Bundle], shar
     for way, table in tables.items():
         assert (table.argmax(1) == reference.argmax(1)).all(), way
         assert np.abs(table - reference).max() <= TOLERANCE, way
+
+
+def test_float32_files_decide_alike_and_narrower_ones_hold_their_budget(
+    bundles: dict[int, Bundle],
+) -> None:
+    path = bundles[1].path
+    _tlserve("export", path, "--auto", "--max-accuracy-drop", 0.5, "--seconds", 0.05)
+    bundle = Bundle.read(path)
+    refused = json.loads(bundle.verified("measurements").read_text())["refused"]
+    files = {entry.kind: entry for entry in bundle.manifest.files.values() if entry.parity}
+    assert set(files) | set(refused) == {"onnx", "onnx-fp16", "onnx-int8", "torchscript", "pt2"}
+    assert set(refused) <= {"onnx-fp16", "onnx-int8"}
+    for kind, entry in files.items():
+        assert entry.parity is not None
+        assert entry.parity.decisions_compared == 153
+        if entry.precision == "float32":
+            assert entry.parity.decisions_changed == 0, kind
+        else:
+            assert entry.parity.accuracy_drop <= 0.5, kind
+    # In a fresh process, and from the bundle alone.
+    report = json.loads(_tlserve("verify", path, "--json"))
+    assert report["passed"]
+    assert {r["format"] for r in report["results"]} == {*files, "eager"}

@@ -50,7 +50,7 @@ def test_the_data_are_recorded_beside_the_model(split: Path, trained: Path) -> N
     assert bundle.manifest.files["model.onnx"].bytes < 1_000_000
     (result,) = json.loads(bundle.verified("parity").read_text())["results"]
     assert result["companions"] == {DATA: bundle.manifest.files[DATA].sha256}
-    described = json.loads(onnx_format.read_metadata(bundle.verified("onnx")))
+    described = json.loads(load_backend(bundle, "onnx").description or "")
     assert described["classes"] == ["blue", "green", "red"]
 
 

@@ -7,22 +7,19 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from export.formats import FORMATS, FormatName
-from export.run import Parity, Progress, export
-from tests.export.mutations import (
-    FILE_CHANGES,
-    METADATA_CHANGES,
-    MODEL_CHANGES,
-    with_changed_metadata,
-    with_changed_model,
-)
+from export.parity import ValidationLogits, compare_decisions
+from export.progress import Parity, Progress
+from export.run import Demands, export
+from tests.export.mutations import BUNDLE_MUTATIONS, MUTATIONS, Mutation, scaled
 from tlserve.bundle import Bundle, stage
 from tlserve.bundle.files import sha256_of
 from tlserve.errors import DataError, ExportError, ParityError
@@ -79,8 +76,10 @@ def test_a_true_export_passes_every_level_and_is_recorded(exported: Path) -> Non
         assert {level["name"]: level["passed"] for level in result["levels"]} == {
             "description": True,
             "numbers": True,
-            "decisions": True,
+            "batches": True,
+            "threads": None,
             "bytes": True,
+            "decisions": True,
         }
         entry = bundle.manifest.files[result["file"]]
         assert entry.parity is not None
@@ -111,49 +110,93 @@ def test_the_onnx_file_is_complete_by_itself(exported: Path, tmp_path: Path) -> 
         assert logits.shape == (size, 3)
 
 
-@pytest.mark.parametrize(
-    ("name", "change"),
-    [
-        (name, change)
-        for name in get_args(FormatName)
-        for change in MODEL_CHANGES
-        if (name, change) != ("onnx", "training mode")
-    ],
-)
-def test_another_model_is_caught(
-    bundle: Path, name: FormatName, change: str, monkeypatch: pytest.MonkeyPatch
+_CASES = [
+    pytest.param(mutation, name, id=f"{name}: {mutation.what}")
+    for mutation in MUTATIONS
+    for name in mutation.formats
+]
+
+
+@pytest.mark.parametrize(("mutation", "name"), _CASES)
+def test_a_spoiled_export_is_caught(
+    bundle: Path, mutation: Mutation, name: FormatName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = with_changed_model(FORMATS[name].write, MODEL_CHANGES[change])
-    assert {"numbers", "bytes"} <= _expect_failure(bundle, name, write, monkeypatch)
+    found = _expect_failure(bundle, name, mutation.write(name), monkeypatch)
+    assert found == mutation.levels
 
 
-@pytest.mark.parametrize("name", get_args(FormatName))
-@pytest.mark.parametrize("change", METADATA_CHANGES)
-def test_another_description_is_caught(
-    bundle: Path, name: FormatName, change: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write = with_changed_metadata(FORMATS[name].write, METADATA_CHANGES[change])
-    assert _expect_failure(bundle, name, write, monkeypatch) == {"description"}
-
-
-@pytest.mark.parametrize("change", FILE_CHANGES)
-def test_a_spoiled_file_is_caught(
-    bundle: Path, change: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name, write = FILE_CHANGES[change]
-    assert "numbers" in _expect_failure(bundle, name, write, monkeypatch)
-
-
-def test_an_altered_mean_in_the_bundle_is_caught_by_the_golden_images(bundle: Path) -> None:
+@pytest.mark.parametrize("change", BUNDLE_MUTATIONS)
+def test_a_change_of_the_bundle_is_caught_by_the_golden_images(bundle: Path, change: str) -> None:
     """Even where the manifest was made consistent again, the recorded answers no longer hold."""
     old = Bundle.read(bundle)
+    fields = {
+        name: getattr(old.manifest, name).model_copy(update=value)
+        if isinstance(value, dict)
+        else value
+        for name, value in BUNDLE_MUTATIONS[change].items()
+    }
     with stage(bundle, base=old) as staged:
-        spec = old.manifest.preprocessing.model_copy(update={"mean": (0.5, 0.5, 0.5)})
-        staged.commit(staged.manifest(preprocessing=spec))
+        staged.commit(staged.manifest(**fields))
     recorder = Recorder()
     with pytest.raises(ParityError, match="level bytes"):
         export(bundle, ["onnx"], progress=recorder)
     assert recorder.failed_levels() == {"bytes"}
+
+
+LABELS = np.array([0, 1, 2, 0])
+MODEL = ValidationLogits(
+    np.array([[5, 0, 0], [0, 5, 0], [0, 0, 5], [0.5, 0.4999, 0]], np.float32),
+    LABELS,
+    ("a.jpg", "b.jpg", "c.jpg", "d.jpg"),
+)
+
+
+def _moved(image: int, row: list[float]) -> NDArray[np.float32]:
+    found = MODEL.logits.copy()
+    found[image] = row
+    return found
+
+
+def test_float32_may_change_a_decision_only_where_the_margin_is_within_the_tolerance() -> None:
+    # The range is 5, the tolerance 5e-4.
+    close = compare_decisions(MODEL, _moved(3, [0.4999, 0.5001, 0]))
+    assert close.passed
+    assert [flip.partition(" ")[0] for flip in close.flips] == ["d.jpg"]
+    assert close.accuracy_drop == 25
+    assert not compare_decisions(MODEL, _moved(0, [0, 5, 0])).passed
+    assert not compare_decisions(MODEL, _moved(0, [5.001, 0, 0])).passed, (
+        "the same, but other logits"
+    )
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_narrower_precisions_have_a_budget(precision: Any) -> None:
+    found = _moved(3, [0, 0.1, 0])
+    assert compare_decisions(MODEL, found, precision, 25.0).passed
+    level = compare_decisions(MODEL, found, precision, 24.9)
+    assert level.passed is False
+    assert level.remark.endswith("1 decisions changed, +25.00 points lost, 24.9 allowed")
+    assert level.flips == ("d.jpg (margin 0.0001)",)
+    assert compare_decisions(MODEL, _moved(3, [np.nan, 0, 0]), precision, 100.0).passed is False
+
+
+def test_a_flip_that_is_right_does_not_cost() -> None:
+    wrong = ValidationLogits(MODEL.logits, np.array([0, 1, 2, 1]), MODEL.paths)
+    level = compare_decisions(wrong, _moved(3, [0, 0.1, 0]), "int8", 0.0)
+    assert level.passed
+    assert level.accuracy_drop == -25
+
+
+def test_the_documentation_lists_what_is_caught_by_which_level(repository: Path) -> None:
+    """The table in docs/exports.md is this file's; --pdb shows what it should be."""
+    rows = [(m.what, m.levels) for m in MUTATIONS]
+    rows += [(what, frozenset({"bytes"})) for what in BUNDLE_MUTATIONS]
+    lines = [f"| {what} | {', '.join(sorted(levels))} |" for what, levels in rows]
+    text = (repository / "docs" / "exports.md").read_text("utf-8")
+    start, end = "<!-- mutations: begin -->\n", "<!-- mutations: end -->"
+    found = text[text.index(start) + len(start) : text.index(end)].splitlines()
+    assert found[2:] == lines
+    assert len(lines) >= 20
 
 
 def test_a_model_that_says_the_same_of_everything_proves_nothing(bundle: Path) -> None:
@@ -166,6 +209,18 @@ def test_a_model_that_says_the_same_of_everything_proves_nothing(bundle: Path) -
         staged.commit(staged.manifest())
     with pytest.raises(ParityError, match="meaningless"):
         export(bundle, ["onnx"])
+
+
+def test_what_overflows_in_float16_is_not_written(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU computes in float32 all the same, and would give the right answers."""
+    write = scaled(*[2.0**12] * 3)("onnx-fp16")
+    monkeypatch.setitem(FORMATS, "onnx-fp16", replace(FORMATS["onnx-fp16"], write=write))
+    before = _hashes(bundle)
+    with pytest.raises(ExportError, match=r"float16 ends at 65504, and .* reaches \d"):
+        export(bundle, ["onnx-fp16"])
+    assert _hashes(bundle) == before
 
 
 def test_an_exporter_that_throws_leaves_the_bundle(
@@ -186,15 +241,15 @@ def test_validation_images_that_are_gone_or_changed_are_named(
 ) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(colours, moved)
-    export(bundle, ["onnx"], data=moved)
+    export(bundle, ["onnx"], Demands(data=moved))
     victim = moved / "val" / "red" / "101.jpg"
     victim.write_bytes(victim.read_bytes() + b"\0")
     with pytest.raises(DataError, match=r"101\.jpg is not the one"):
-        export(bundle, ["onnx"], data=moved)
+        export(bundle, ["onnx"], Demands(data=moved))
     victim.unlink()
     with pytest.raises(DataError, match=r"101\.jpg is not there"):
-        export(bundle, ["onnx"], data=moved)
-    result = export(bundle, ["onnx"], data=moved, without_validation=True)
+        export(bundle, ["onnx"], Demands(data=moved))
+    result = export(bundle, ["onnx"], Demands(data=moved, without_validation=True))
     report = json.loads(result.verified("parity").read_text())
     decisions = [x for x in report["results"][0]["levels"] if x["name"] == "decisions"]
     assert decisions[0]["passed"] is None

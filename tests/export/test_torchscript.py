@@ -53,9 +53,3 @@ def test_vit_b_16_traces_without_gradients_and_fails_the_tracers_check_with_them
     assert details["method"] == "trace"
     with pytest.raises(TracingCheckError, match="Graphs differed"):
         torch.jit.trace(model, example)  # type: ignore[no-untyped-call]
-
-
-def test_metadata_is_read_back(tmp_path: Path) -> None:
-    path = tmp_path / "model.pt"
-    torchscript.write(nn.Linear(3, 2), torch.randn(2, 3), path, '{"classes": ["é", "b"]}')
-    assert torchscript.read_metadata(path) == '{"classes": ["é", "b"]}'

@@ -16,7 +16,7 @@ from tlserve.bundle import Bundle
 from tlserve.bundle.files import sha256_of
 from tlserve.bundle.manifest import Epoch
 from tlserve.data.loading import ImageDataset, ViewBatches, loader
-from tlserve.data.split import read_validation
+from tlserve.data.split import read_part
 from tlserve.errors import DataError, StorageError, TlserveError, UsageError, WeightsError
 from tlserve.finetune.checkpoint import save_weights
 from tlserve.finetune.config import FinetuneConfig
@@ -77,7 +77,7 @@ def test_the_bundle_holds_the_best_epoch_and_its_numbers(
     assert sha256_of(weights) == sha256_of(config.runs / "try" / "best.safetensors")
 
     # What the manifest says of the model is what the model does.
-    samples, _ = read_validation(bundle.verified("split"))
+    samples, _ = read_part(bundle.verified("split"), "val")
     dataset = ImageDataset(colours, samples, manifest.preprocessing)
     batches = loader(dataset, ViewBatches(len(samples), 8, seed=0, shuffle=False), 0)
     result = evaluate(rebuild(bundle), batches, torch.device("cpu"), Events())

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +11,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from export.formats import FORMATS
+from export.source import Source
 from tests.bundles import SPEC, description, golden_files
 from tlserve.bundle import Bundle, stage
 from tlserve.bundle.manifest import Head
+from tlserve.finetune.golden import write_golden_answers
 from tlserve.preprocess import preprocess
+from tlserve.runtime.backend import BACKENDS
 from tlserve.zoo.architectures import build, head_parameters
 
 ARCHITECTURE = "mobilenet_v3_small"
@@ -40,9 +42,16 @@ def trained_model() -> nn.Module:
     return model.eval()
 
 
+@pytest.fixture
+def copy(bundle: Bundle, tmp_path: Path) -> Bundle:
+    """A bundle that the test may alter."""
+    shutil.copytree(bundle.path, tmp_path / "copy")
+    return Bundle.read(tmp_path / "copy")
+
+
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle with weights, golden images, ONNX and TorchScript; read-only."""
+    """A bundle with weights, golden images and every exported file; read-only."""
     target = tmp_path_factory.mktemp("models") / "insects"
     model = trained_model()
     with stage(target) as staged:
@@ -54,41 +63,21 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
             staged.add(name, "golden-image")
             with torch.inference_mode():
                 logits.append(model(torch.from_numpy(preprocess(data, SPEC))[None]).numpy())
-        np.save(staged.fresh("golden/logits.npy"), np.concatenate(logits))
-        staged.add("golden/logits.npy", "golden-logits", precision="float32")
-        staged.fresh("model.torchscript.pt").write_bytes(torchscript(model))
-        staged.add("model.torchscript.pt", "torchscript", precision="float32")
-        onnx(model, staged.fresh("model.onnx"))
-        staged.add("model.onnx", "onnx", precision="float32")
+        write_golden_answers(staged, sorted(golden_files()), np.concatenate(logits), CLASSES, 1.0)
+        images = torch.stack(
+            [torch.from_numpy(preprocess(d, SPEC)) for d in golden_files().values()]
+        )
+        source = Source(
+            model,
+            torch.zeros(2, 3, *SPEC.crop),
+            "{}",
+            images.numpy(),
+            tmp_path_factory.mktemp("scratch"),
+            lambda: [images.numpy()],
+        )
+        for name, made in FORMATS.items():
+            # Half of the groups in float: so small a network moves far when all are quantised.
+            made.write(source, staged.fresh(made.file), made.attempts - 1)
+            staged.add(made.file, name, precision=BACKENDS[name].precision)
         head = Head(parameters=head_parameters(ARCHITECTURE), num_classes=len(CLASSES))
         return staged.commit(staged.manifest(**description(CLASSES, head=head)))
-
-
-def torchscript(model: nn.Module) -> bytes:
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r".*torch\.jit", FutureWarning)
-        warnings.filterwarnings("ignore", r".*torch\.jit", DeprecationWarning)
-        traced = torch.jit.trace(model, torch.zeros(2, 3, *SPEC.crop))  # type: ignore[no-untyped-call]
-        torch.jit.save(traced, file)
-    return file.getvalue()
-
-
-def onnx(model: nn.Module, path: Path) -> None:
-    # Under pytest's log capture torch writes its debug trace, which takes longer than the export.
-    logging.disable(logging.DEBUG)
-    with warnings.catch_warnings():
-        # The exporter's own use of what torch deprecates.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
-        torch.onnx.export(
-            model,
-            (torch.zeros(2, 3, *SPEC.crop),),
-            path,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-            optimize=False,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-        )
-    logging.disable(logging.NOTSET)

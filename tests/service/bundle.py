@@ -13,6 +13,7 @@ from tests.bundles import description, golden_files
 from tests.images import encoded, noise
 from tlserve.bundle import Bundle, stage
 from tlserve.bundle.manifest import Head, Preprocessing
+from tlserve.finetune.golden import write_golden_answers
 from tlserve.preprocess import preprocess
 from tlserve.zoo.architectures import build, head_parameters
 
@@ -43,8 +44,7 @@ def write(target: Path) -> Bundle:
             staged.add(name, "golden-image")
         tensors = torch.from_numpy(np.stack([preprocess(golden[n], SPEC) for n in sorted(golden)]))
         with torch.inference_mode():
-            np.save(staged.fresh("golden/logits.npy"), model(tensors).numpy())
-        staged.add("golden/logits.npy", "golden-logits")
+            write_golden_answers(staged, sorted(golden), model(tensors).numpy(), CLASSES, 1.0)
         _export(model, tensors[:2], staged.fresh("model.onnx"))
         staged.add("model.onnx", "onnx", precision="float32")
         head = Head(parameters=head_parameters("resnet18"), num_classes=len(CLASSES))
@@ -55,7 +55,7 @@ def write(target: Path) -> Bundle:
 def write_without_onnx(bundle: Bundle, target: Path) -> None:
     """Copy a bundle, but for its exported files."""
     with stage(target) as staged:
-        for kind in ("weights", "golden-image", "golden-logits"):
+        for kind in ("weights", "golden-image", "golden-logits", "golden-answers"):
             for name in bundle.names(kind):
                 staged.fresh(name).write_bytes((bundle.path / name).read_bytes())
                 staged.add(name, kind)

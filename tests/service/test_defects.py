@@ -19,7 +19,9 @@ from service.routes import build_app
 from service.settings import Settings
 from tests.service import bundle as bundles
 from tlserve.bundle import Bundle
+from tlserve.bundle.manifest import Precision
 from tlserve.runtime import Predictor
+from tlserve.runtime.serving import MAX_BATCH
 
 
 class Answers:
@@ -27,6 +29,8 @@ class Answers:
 
     name = "constant"
     device = "cpu"
+    precision: Precision = "float32"
+    description: str | None = None
 
     def __init__(self, *logits: float) -> None:
         self._logits = np.array(logits, dtype=np.float32)
@@ -44,9 +48,8 @@ class Crashes(Answers):
 
 @contextmanager
 def serving(bundle: Bundle, backend: Answers) -> Iterator[Engine]:
-    settings = Settings(bundle.path)
-    metrics = Metrics(settings.max_batch, CollectorRegistry())
-    engine = Engine(Predictor(bundle, backend), settings, metrics)
+    metrics = Metrics(MAX_BATCH, CollectorRegistry())
+    engine = Engine(Predictor(bundle, backend), Settings(bundle.path), MAX_BATCH, metrics)
     try:
         yield engine
     finally:

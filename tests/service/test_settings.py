@@ -25,7 +25,7 @@ def test_the_environment_carries_every_setting() -> None:
         ("DEVICE", "tpu", "Unknown device 'tpu'"),
         ("MAX_BATCH", "many", "TLSERVE_MAX_BATCH must be a whole number, not 'many'"),
         ("MAX_QUEUE", "0", "max-queue must be at least 1, not 0"),
-        ("THREADS", "-1", "threads must be at least 0, not -1"),
+        ("THREADS", "0", "threads must be at least 1, not 0"),
     ],
 )
 def test_a_wrong_value_is_explained(variable: str, value: str, message: str) -> None:

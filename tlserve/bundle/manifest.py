@@ -25,11 +25,16 @@ FileKind = Literal[
     "golden-logits",
     "split",
     "onnx",
+    "golden-answers",
     "onnx-data",
+    "onnx-fp16",
+    "onnx-int8",
     "torchscript",
+    "pt2",
     "parity",
+    "measurements",
 ]
-Precision = Literal["float32"]
+Precision = Literal["float32", "float16", "int8"]
 Scalar = str | int | float | bool | None
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(gt=0)]
@@ -160,10 +165,26 @@ class ParitySummary(_Record):
 
     passed: bool
     max_abs_diff: float
+    """Of the level that came closest to its tolerance."""
     tolerance: float
     decisions_compared: int
     decisions_changed: int
+    accuracy_drop: float = 0.0
+    """Points of validation accuracy; negative where the file is right more often."""
+    max_accuracy_drop: float | None = None
+    """The most points that were allowed; ``None``: decisions had to be the same."""
     report: str = "parity.json"
+
+
+class Serving(_Record):
+    """How the model is best served on the machine that measured it."""
+
+    backend: str
+    device: str
+    threads: Annotated[int, Field(ge=1)]
+    max_batch: Annotated[int, Field(ge=1)]
+    reason: str
+    report: str = "measurements.json"
 
 
 class FileEntry(_Record):
@@ -193,6 +214,7 @@ class Manifest(_Record):
     selection: Selection | None = None
     metrics: Metrics
     provenance: Provenance
+    serving: Serving | None = None
     files: dict[str, FileEntry]
 
     @field_validator("files")

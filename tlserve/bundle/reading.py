@@ -27,6 +27,15 @@ WEIGHTS = "weights.safetensors"
 _READ_ALONG: dict[FileKind, FileKind] = {"onnx": "onnx-data"}
 """What is read with a file of a kind, by whoever opens that file: the data that it refers to."""
 
+_EXPORTED_BY: dict[FileKind, str] = {
+    "onnx": "--onnx",
+    "onnx-fp16": "--onnx --precision fp16",
+    "onnx-int8": "--onnx --precision int8",
+    "torchscript": "--torchscript",
+    "pt2": "--pt2",
+}
+"""The options of `tlserve export` that add a file of a kind."""
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -108,8 +117,8 @@ class Bundle:
             raise BundleFileError(
                 f"The bundle {self.path} has no file of kind {kind!r}.",
                 hint=(
-                    f"Make it with `tlserve export {self.path} --{kind}`."
-                    if kind in ("onnx", "torchscript")
+                    f"Make it with `tlserve export {self.path} {_EXPORTED_BY[kind]}`."
+                    if kind in _EXPORTED_BY
                     else "Make the bundle again."
                 ),
             )

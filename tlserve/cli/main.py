@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import tlserve
+from tlserve.cli.bench import bench
 from tlserve.cli.console import print_error
 from tlserve.cli.export import export
 from tlserve.cli.finetune import finetune
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (finetune, export, verify, serve, predict, inspect):
+for command in (finetune, export, verify, bench, serve, predict, inspect):
     app.command()(command)
 
 

@@ -44,20 +44,30 @@ def predict(
     ] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="One line a predicted class.")] = False,
     backend: Annotated[
-        Literal["onnx", "torchscript", "eager"], typer.Option(help="What runs the model.")
-    ] = "onnx",
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where it runs.")] = "cpu",
+        str | None,
+        typer.Option(
+            help="What runs the model: onnx, onnx-fp16, onnx-int8, torchscript, pt2 or eager.",
+            show_default="as `tlserve export --auto` chose, else onnx",
+        ),
+    ] = None,
+    device: Annotated[
+        Literal["cpu", "cuda"] | None,
+        typer.Option(help="Where it runs.", show_default="likewise, else cpu"),
+    ] = None,
 ) -> None:
     """Name the most probable classes of images; the exit code is 1 if one of them has none."""
     if as_json and as_csv:
         raise UsageError("--json and --csv exclude each other.", hint="Pass one of them.")
     from tlserve.bundle import Bundle
     from tlserve.runtime import Predictor
+    from tlserve.runtime.serving import resolve
 
     files = list(_files(images))
     if not files:
         raise UsageError(f"There are no images in {', '.join(map(str, images))}.")
-    predictor = Predictor.load(Bundle.read(model), backend, device)
+    bundle = Bundle.read(model)
+    running = resolve(bundle, backend, device)
+    predictor = Predictor.load(bundle, running.backend, running.device, running.threads)
     answers = _answers(predictor, files, top_k)
     failed = (
         _print_json(answers)

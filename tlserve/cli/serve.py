@@ -14,13 +14,31 @@ if TYPE_CHECKING:
 
 def serve(
     model: Annotated[Path, typer.Argument(help="The model bundle, for example models/<name>.")],
-    backend: Annotated[str, typer.Option(help="onnx, torchscript or eager.")] = "onnx",
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            help="onnx, onnx-fp16, onnx-int8, torchscript, pt2 or eager.",
+            show_default="as `tlserve export --auto` chose, else onnx",
+        ),
+    ] = None,
     device: Annotated[
-        str, typer.Option(help="cpu or cuda; what is asked for is what runs.")
-    ] = "cpu",
+        str | None,
+        typer.Option(
+            help="cpu or cuda; what is asked for is what runs.", show_default="likewise, else cpu"
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="Threads for one batch on the CPU.", show_default="likewise, else one a processor"
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 for a free one.")] = 3000,
-    max_batch: Annotated[int, typer.Option(help="The most images in one batch.")] = 32,
+    max_batch: Annotated[
+        int | None,
+        typer.Option(help="The most images in one batch.", show_default="likewise, else 32"),
+    ] = None,
     max_queue: Annotated[
         int, typer.Option(help="The most images that wait; further ones get 503.")
     ] = 256,
@@ -39,7 +57,8 @@ def serve(
     settings = Settings(
         bundle=model,
         backend=backend,
-        device=cast("Device", device),
+        device=cast("Device | None", device),
+        threads=threads,
         max_batch=max_batch,
         max_queue=max_queue,
         max_bytes=max_bytes,

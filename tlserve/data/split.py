@@ -7,7 +7,7 @@ import random
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tlserve.data.folder import Folder, Sample
 from tlserve.errors import BundleFileError, DataError
@@ -66,8 +66,8 @@ def write_split(path: Path, parts: Split, sha256: dict[str, str]) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
-def read_validation(path: Path) -> tuple[list[Sample], dict[str, str]]:
-    """Read the validation part of a recorded split.
+def read_part(path: Path, part: Literal["train", "val"]) -> tuple[list[Sample], dict[str, str]]:
+    """Read a part of a recorded split.
 
     Returns:
         The samples, and the SHA-256 of each by its path.
@@ -76,7 +76,7 @@ def read_validation(path: Path) -> tuple[list[Sample], dict[str, str]]:
         BundleFileError: The file is not a recorded split.
     """
     try:
-        rows: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))["val"]
+        rows: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))[part]
         samples = [Sample(row["path"], row["label"]) for row in rows]
         return samples, {row["path"]: row["sha256"] for row in rows}
     except (ValueError, KeyError, TypeError) as error:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from tlserve.bundle import StagedBundle
@@ -15,7 +17,8 @@ from tlserve.bundle.manifest import Preprocessing
 from tlserve.data.folder import Sample
 from tlserve.preprocess import decode, preprocess
 from tlserve.runtime.backend import Backend
-from tlserve.runtime.golden import LOGITS
+from tlserve.runtime.golden import ANSWERS, LOGITS
+from tlserve.runtime.softmax import softmax
 
 _EXIF_ORIENTATION = 0x0112
 _ROTATED_90 = 6
@@ -60,8 +63,10 @@ def write_golden(
     samples: Sequence[Sample],
     spec: Preprocessing,
     backend: Backend,
+    classes: Sequence[str],
+    temperature: float,
 ) -> None:
-    """Write golden images made from validation images, and the logits that a model gives for them.
+    """Write golden images made from validation images, and the answers of a model to them.
 
     Args:
         staged: Where they are written and recorded.
@@ -69,6 +74,8 @@ def write_golden(
         samples: Images to make them from; those of different classes are taken in turn.
         spec: The preprocessing.
         backend: The trained model.
+        classes: The classes' names, in index order.
+        temperature: The calibration's.
     """
     sources = _one_of_each_class(samples)
     logits = []
@@ -82,8 +89,33 @@ def write_golden(
         logits.append((path, backend.logits(preprocess(data, spec)[None])[0]))
     # The order of the rows is that of the files' names, as readers list them.
     rows = np.stack([row for _, row in sorted(logits, key=lambda pair: pair[0])])
-    np.save(staged.fresh(LOGITS), rows.astype(np.float32), allow_pickle=False)
+    names = sorted(path for path, _ in logits)
+    write_golden_answers(staged, names, rows.astype(np.float32), classes, temperature)
+
+
+def write_golden_answers(
+    staged: StagedBundle,
+    names: Sequence[str],
+    logits: NDArray[np.float32],
+    classes: Sequence[str],
+    temperature: float,
+) -> None:
+    """Write what a model gives for the golden images: logits, and each class's probability.
+
+    Args:
+        staged: Where it is written and recorded.
+        names: The images' files, in the order of their names.
+        logits: float32, shape [G, classes].
+        classes: The classes' names, in index order.
+        temperature: The calibration's.
+    """
+    np.save(staged.fresh(LOGITS), logits, allow_pickle=False)
     staged.add(LOGITS, "golden-logits", precision="float32")
+    rows = softmax(logits, temperature).tolist()
+    answers = {n: dict(zip(classes, row, strict=True)) for n, row in zip(names, rows, strict=True)}
+    content = json.dumps(answers, indent=1, ensure_ascii=False) + "\n"
+    staged.fresh(ANSWERS).write_text(content, "utf-8")
+    staged.add(ANSWERS, "golden-answers")
 
 
 def _one_of_each_class(samples: Sequence[Sample]) -> list[Sample]:

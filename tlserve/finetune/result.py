@@ -9,7 +9,15 @@ import torch
 
 from tlserve.bundle import Bundle, stage
 from tlserve.bundle.files import writing_to
-from tlserve.bundle.manifest import Dataset, Head, Metrics, Preprocessing, Provenance, Selection
+from tlserve.bundle.manifest import (
+    Calibration,
+    Dataset,
+    Head,
+    Metrics,
+    Preprocessing,
+    Provenance,
+    Selection,
+)
 from tlserve.bundle.reading import WEIGHTS
 from tlserve.data.check import CheckedFolder, fingerprint
 from tlserve.data.split import Split, write_split
@@ -50,12 +58,14 @@ def write_bundle(
         StorageError: The disk refused.
     """
     classes = checked.folder.classes
+    calibration = Calibration()
     fields = {
         "name": config.name,
         "architecture": config.arch,
         "classes": classes,
         "preprocessing": spec,
         "head": Head(parameters=head_parameters(config.arch), num_classes=len(classes)),
+        "calibration": calibration,
         "training": config.record(),
         "selection": selection,
         "metrics": Metrics(
@@ -95,5 +105,7 @@ def write_bundle(
             # As many threads as training had: the number is the process's, and another one would
             # change the sums of whatever is trained next.
             backend = TorchBackend(best, torch.device("cpu"), torch.get_num_threads())
-            write_golden(staged, config.data, parts.val, spec, backend)
+            write_golden(
+                staged, config.data, parts.val, spec, backend, classes, calibration.temperature
+            )
         return staged.commit(staged.manifest(**fields))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tlserve.bundle import Bundle
+from tlserve.bundle.manifest import FileKind, Precision
 from tlserve.errors import MissingDependencyError, UsageError
 
 Device = Literal["cpu", "cuda"]
@@ -21,6 +23,10 @@ class Backend(Protocol):
     name: str
     device: str
     """What really runs: ``cpu`` or ``cuda``."""
+    precision: Precision
+    """The narrowest type that the network computes with."""
+    description: str | None
+    """What the file that it runs says of itself, JSON; ``None``: weights alone say nothing."""
 
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run the network.
@@ -34,12 +40,29 @@ class Backend(Protocol):
         ...
 
 
-BACKENDS = {
-    "onnx": "tlserve.runtime.onnx",
-    "torchscript": "tlserve.runtime.torchscript",
-    "eager": "tlserve.runtime.eager",
+@dataclass(frozen=True)
+class Runnable:
+    """What a backend runs, and with what.
+
+    Attributes:
+        module: Has ``load(bundle, name, device, threads) -> Backend``; imported when it is used.
+        kind: The kind of the bundle's file.
+        precision: The narrowest type that the network computes with.
+    """
+
+    module: str
+    kind: FileKind
+    precision: Precision
+
+
+BACKENDS: dict[str, Runnable] = {
+    "onnx": Runnable("tlserve.runtime.onnx", "onnx", "float32"),
+    "onnx-fp16": Runnable("tlserve.runtime.onnx", "onnx-fp16", "float16"),
+    "onnx-int8": Runnable("tlserve.runtime.onnx", "onnx-int8", "int8"),
+    "torchscript": Runnable("tlserve.runtime.torchscript", "torchscript", "float32"),
+    "pt2": Runnable("tlserve.runtime.pt2", "pt2", "float32"),
+    "eager": Runnable("tlserve.runtime.eager", "weights", "float32"),
 }
-"""Each module has ``load(bundle, device, threads) -> Backend``; imported when it is asked for."""
 
 
 def load_backend(
@@ -59,19 +82,29 @@ def load_backend(
         BundleError: The bundle lacks the file that this backend runs, or it was altered.
         DeviceError: The device cannot be used.
     """
-    if name not in BACKENDS:
-        raise UsageError(f"Unknown backend {name!r}.", hint=f"Known: {', '.join(BACKENDS)}.")
+    runnable = check_backend(name)
     try:
-        module = importlib.import_module(BACKENDS[name])
+        module = importlib.import_module(runnable.module)
     except ModuleNotFoundError as error:
-        extra = "cpu" if name == "onnx" else "train"
+        extra = "cpu" if name.startswith("onnx") else "train"
         raise MissingDependencyError(
             f"The backend {name!r} needs the library {error.name!r}, which is not installed.",
             hint=f"Install it with `pip install 'tlserve[{extra}]'`"
-            + (" (or [gpu])." if name == "onnx" else "."),
+            + (" (or [gpu])." if extra == "cpu" else "."),
         ) from error
-    backend: Backend = module.load(bundle, device, threads or available_processors())
+    backend: Backend = module.load(bundle, name, device, threads or available_processors())
     return backend
+
+
+def check_backend(name: str) -> Runnable:
+    """Find a backend in :data:`BACKENDS`.
+
+    Raises:
+        UsageError: There is no such backend.
+    """
+    if name not in BACKENDS:
+        raise UsageError(f"Unknown backend {name!r}.", hint=f"Known: {', '.join(BACKENDS)}.")
+    return BACKENDS[name]
 
 
 def available_processors() -> int:

@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tlserve.bundle import Bundle
+from tlserve.bundle.manifest import Precision
 from tlserve.errors import BundleFileError
 from tlserve.runtime.backend import Backend, Device
-from tlserve.runtime.torch_device import torch_device
+from tlserve.runtime.torch_device import exact_float32, torch_device
 from tlserve.zoo.architectures import fillable
 from tlserve.zoo.state_dict import versioned
 
@@ -21,16 +22,22 @@ class TorchBackend:
     """A ``torch.nn.Module`` in evaluation mode."""
 
     name = "eager"
+    precision: Precision = "float32"
+    description: str | None = None
 
     def __init__(self, model: nn.Module, device: torch.device, threads: int) -> None:
         self.model = model
         self.device = device.type
         self._device = device
-        if device.type == "cpu":
-            torch.set_num_threads(threads)
+        self._threads = threads
+        if device.type == "cuda":
+            exact_float32()
 
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run the network; see :class:`tlserve.runtime.backend.Backend`."""
+        if self.device == "cpu" and torch.get_num_threads() != self._threads:
+            # The number is the process's: another backend may have set its own meanwhile.
+            torch.set_num_threads(self._threads)
         with torch.inference_mode():
             result = self.model(torch.from_numpy(batch).to(self._device))
         logits: NDArray[np.float32] = result.float().cpu().numpy()
@@ -66,7 +73,7 @@ def rebuild(bundle: Bundle) -> nn.Module:
     return model.eval()
 
 
-def load(bundle: Bundle, device: Device, threads: int) -> Backend:
+def load(bundle: Bundle, _name: str, device: Device, threads: int) -> Backend:
     """Rebuild the model for running.
 
     Raises:

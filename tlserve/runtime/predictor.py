@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tlserve.bundle import Bundle
 from tlserve.preprocess import preprocess
 from tlserve.runtime.backend import Backend, Device, load_backend
+from tlserve.runtime.softmax import softmax
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,3 @@ class Predictor:
             return []
         batch = np.stack([self.preprocess(data) for data in images])
         return [self.top(row, k) for row in self.probabilities(batch)]
-
-
-def softmax(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
-    """Turn logits [N, classes] into probabilities, in float64."""
-    scaled = logits.astype(np.float64) / temperature
-    scaled -= scaled.max(axis=1, keepdims=True)
-    exponentials = np.exp(scaled)
-    result: NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
-    return result

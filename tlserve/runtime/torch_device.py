@@ -27,3 +27,12 @@ def torch_device(name: str, number: int = 0) -> torch.device:
             hint="Check `nvidia-smi` and the driver, or use --device cpu.",
         )
     return torch.device(name, number) if name == "cuda" else torch.device(name)
+
+
+def exact_float32() -> None:
+    """Let GPUs compute with all 23 bits of float32, as parity is measured.
+
+    TensorFloat-32, which torch allows in convolutions, keeps 10.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False

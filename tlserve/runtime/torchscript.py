@@ -10,12 +10,10 @@ from numpy.typing import NDArray
 
 from tlserve.bundle import Bundle
 from tlserve.errors import BundleFileError
+from tlserve.runtime.archive import METADATA, extra_text
 from tlserve.runtime.backend import Backend, Device
 from tlserve.runtime.eager import TorchBackend
 from tlserve.runtime.torch_device import torch_device
-
-METADATA = "tlserve.json"
-"""The name of the extra file inside the archive: labels and preprocessing."""
 
 
 class TorchScriptBackend(TorchBackend):
@@ -31,7 +29,7 @@ class TorchScriptBackend(TorchBackend):
             return super().logits(batch)
 
 
-def load(bundle: Bundle, device: Device, threads: int) -> Backend:
+def load(bundle: Bundle, _name: str, device: Device, threads: int) -> Backend:
     """Open the bundle's TorchScript file.
 
     Raises:
@@ -46,10 +44,15 @@ def load(bundle: Bundle, device: Device, threads: int) -> Backend:
             # The category depends on the version of torch.
             warnings.filterwarnings("ignore", r".*torch\.jit", FutureWarning)
             warnings.filterwarnings("ignore", r".*torch\.jit", DeprecationWarning)
-            module = torch.jit.load(path, map_location=target)  # type: ignore[no-untyped-call]
+            content = {METADATA: ""}
+            module = torch.jit.load(  # type: ignore[no-untyped-call]
+                path, map_location=target, _extra_files=content
+            )
     except RuntimeError as error:
         raise BundleFileError(
             f"torch cannot open {path}: {str(error).splitlines()[0]}.",
             hint="Export the model again.",
         ) from error
-    return TorchScriptBackend(module.eval(), target, threads)
+    backend = TorchScriptBackend(module, target, threads)
+    backend.description = extra_text(content[METADATA])
+    return backend
