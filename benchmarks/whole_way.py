@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from export.progress import Parity, Progress
+from export.outcome import Parity
+from export.progress import Progress
 from export.run import Demands, export
 from tests.folders import write_parts
 from tests.networks import stand_in

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.description import description
+from export.outcome import Level
 from tlserve.bundle import Bundle
 from tlserve.bundle.manifest import Precision
 from tlserve.data.folder import Sample
@@ -44,31 +45,6 @@ _BATCH_TOLERANCES: dict[Precision, float] = {"float32": 1e-4, "float16": 1e-2, "
 _SEED = 20_260
 _CHUNK = 32
 _POINTS = 100
-
-
-@dataclass(frozen=True)
-class Level:
-    """The outcome of one level for one file.
-
-    Attributes:
-        name: ``description``, ``numbers``, ``batches``, ``threads``, ``decisions`` or ``bytes``.
-        passed: Whether it passed; ``None``: it was not judged, and the remark says why.
-        compared: How many inputs.
-        max_abs_diff: The largest |Δlogit|; NaN is written as the largest float32.
-        tolerance: The largest that passes; 0: it is not what decides.
-        remark: What a person should know.
-        flips: Images whose decision changed, with the margin that the trained model gave them.
-        accuracy_drop: ``decisions``: points of accuracy that the file loses.
-    """
-
-    name: str
-    passed: bool | None
-    compared: int = 0
-    max_abs_diff: float = 0.0
-    tolerance: float = 0.0
-    remark: str = ""
-    flips: tuple[str, ...] = ()
-    accuracy_drop: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,20 +14,21 @@ from export.choose import BATCHES, Candidate, choose, report, thread_counts
 from export.description import description
 from export.formats import FORMATS, FormatName
 from export.images import calibration_images, root_of, validation_samples
+from export.outcome import Level, Parity
 from export.parity import (
     BATCH_SIZES,
-    Level,
     ValidationLogits,
     compare_decisions,
     compare_file,
     preprocessed,
     run_validation,
 )
-from export.progress import Parity, Progress
+from export.progress import Progress
+from export.record import record
 from export.source import Source
 from tlserve.bundle import Bundle, StagedBundle, stage
 from tlserve.bundle.files import writing_to
-from tlserve.bundle.manifest import ParitySummary, Serving
+from tlserve.bundle.manifest import Serving
 from tlserve.data.folder import Sample
 from tlserve.errors import ExportError, ParityError, TlserveError
 from tlserve.runtime.backend import BACKENDS, Backend, Device, load_backend
@@ -36,7 +36,7 @@ from tlserve.runtime.eager import TorchBackend
 from tlserve.runtime.golden import golden_tensors
 from tlserve.runtime.measure import Subject, measure
 
-PARITY, MEASUREMENTS = "parity.json", "measurements.json"
+MEASUREMENTS = "measurements.json"
 
 _EXAMPLE_BATCH = 2
 _EXAMPLE_SEED = 7
@@ -114,7 +114,7 @@ def export(
         passed = [r for r in results if r.passed]
         serving = work.choose(passed, failed) if demands.choose else bundle.manifest.serving
         with writing_to(path):
-            _record(staged, passed, demands)
+            record(staged, passed, demands.max_accuracy_drop, torch.__version__)
         return staged.commit(staged.manifest(serving=serving))
 
 
@@ -353,50 +353,3 @@ def _check_rebuilt(bundle: Bundle, eager: ValidationLogits) -> None:
             f"images right; when it was trained it got {expected}.",
             hint="Are the torch and torchvision versions those in bundle.json?",
         )
-
-
-def _record(staged: StagedBundle, results: Sequence[Parity], demands: Demands) -> None:
-    for result in results:
-        decisions = result.level("decisions")
-        entry = staged.entry(result.file)
-        narrow = entry.precision != "float32"
-        measured = [level for level in result.levels if level.passed and level.tolerance]
-        closest = max(measured, key=lambda level: level.max_abs_diff / level.tolerance)
-        staged.add(
-            result.file,
-            entry.kind,
-            precision=entry.precision,
-            details=entry.details,
-            parity=ParitySummary(
-                passed=result.passed,
-                max_abs_diff=closest.max_abs_diff,
-                tolerance=closest.tolerance,
-                decisions_compared=decisions.compared,
-                decisions_changed=len(decisions.flips),
-                accuracy_drop=decisions.accuracy_drop,
-                max_accuracy_drop=demands.max_accuracy_drop if narrow else None,
-            ),
-        )
-    report = {
-        "schema_version": 1,
-        "versions": {"torch": torch.__version__},
-        "results": [
-            *_earlier_results(staged, {r.format for r in results}),
-            *(asdict(r) | {"passed": r.passed} for r in results),
-        ],
-    }
-    staged.fresh(PARITY).write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-    staged.add(PARITY, "parity")
-
-
-def _earlier_results(staged: StagedBundle, replaced: set[str]) -> list[dict[str, object]]:
-    """Keep what an earlier export recorded of files that this one leaves alone."""
-    path = staged.path / PARITY
-    if not path.is_file():
-        return []
-    results: list[dict[str, object]] = json.loads(path.read_text("utf-8"))["results"]
-    return [r for r in results if r["format"] not in replaced and _is_there(staged, r)]
-
-
-def _is_there(staged: StagedBundle, result: dict[str, object]) -> bool:
-    return (staged.path / str(result["file"])).is_file()

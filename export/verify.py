@@ -7,15 +7,15 @@ from functools import partial
 from pathlib import Path
 
 from export.images import root_of, validation_samples
+from export.outcome import Level, Parity
 from export.parity import (
     BATCH_SIZES,
-    Level,
     compare_bytes,
     compare_decisions,
     compare_file,
     run_validation,
 )
-from export.progress import Parity, Progress
+from export.progress import Progress
 from tlserve.bundle import Bundle
 from tlserve.data.folder import Sample
 from tlserve.errors import DataError, MissingDependencyError

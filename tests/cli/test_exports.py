@@ -59,6 +59,7 @@ def test_what_was_chosen_is_what_predict_and_bench_run(chosen: tuple[Path, str])
     result = tlserve("bench", path, "--batch", "1,3", "--seconds", "0.05", "--json")
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)["measurements"]
+    assert serving.reason[:60] in tlserve("inspect", path).stdout
     assert [m["batch"] for m in found] == [1, 3]
     assert {(m["backend"], m["threads"]) for m in found} == {(serving.backend, serving.threads)}
 

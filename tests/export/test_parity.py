@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from export.formats import FORMATS, FormatName
+from export.outcome import Parity
 from export.parity import ValidationLogits, compare_decisions
-from export.progress import Parity, Progress
+from export.progress import Progress
 from export.run import Demands, export
 from tests.export.mutations import BUNDLE_MUTATIONS, MUTATIONS, Mutation, scaled
 from tlserve.bundle import Bundle, stage

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from export.progress import Parity
+from export.outcome import Parity
 from export.run import export
 from export.verify import verify
 from tests.export.mutations import MUTATIONS

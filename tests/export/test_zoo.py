@@ -13,14 +13,8 @@ from tlserve.zoo.architectures import architectures, check_input_size
 ONE_OF_EACH_KIND = frozenset(
     {
         "convnext_tiny",
-        "densenet121",
-        "efficientnet_b0",
         "googlenet",
-        "inception_v3",
-        "mnasnet0_5",
-        "mobilenet_v2",
         "mobilenet_v3_small",
-        "regnet_y_400mf",
         "resnet18",
         "shufflenet_v2_x0_5",
         "squeezenet1_1",
@@ -28,7 +22,10 @@ ONE_OF_EACH_KIND = frozenset(
         "vit_b_32",
     }
 )
-"""What runs always: each kind of network by a small one, but for those whose layers others have."""
+"""What runs always: each kind of network by a small one, but for those whose layers others have.
+
+All of them run in benchmarks/zoo_parity.py, which writes docs/architectures.md.
+"""
 
 _ALWAYS = (pytest.mark.slow,)
 _ON_DEMAND = (pytest.mark.slow, pytest.mark.zoo, pytest.mark.timeout(1800))

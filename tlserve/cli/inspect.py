@@ -76,6 +76,8 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
         *_preprocessing(manifest.preprocessing),
         ["trained", manifest.provenance.created],
     ]
+    if manifest.serving is not None:
+        facts.append(["served with", manifest.serving.reason])
     table("Model", ["", ""], facts)
     if rows is not None:
         columns = ["block", "modules", "parameters", "trained at"]
@@ -88,6 +90,8 @@ def _show_bundle(bundle: Bundle, as_json: bool) -> None:
         verdict = (
             f"{'pass' if parity.passed else 'FAIL'}, max |Δlogit| {parity.max_abs_diff:.2g} "
             f"of {parity.tolerance:.2g}"
+            + f", {parity.accuracy_drop:.2f} points lost"
+            * (parity.max_accuracy_drop is not None)
             if parity
             else ""
         )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from export.progress import Parity, Progress
+from export.outcome import Parity
+from export.progress import Progress
 from tlserve.cli.console import Bar, out, table
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def print_parity(results: Sequence[Parity]) -> None:
             level.name,
             _WORDS[level.passed],
             str(level.compared),
-            f"{level.max_abs_diff:.2g}" if level.compared else "",
+            f"{level.max_abs_diff:.2g}" if level.compared > 1 else "",
             f"{level.tolerance:.2g}" if level.tolerance else "",
             level.remark,
         ]
