@@ -185,6 +185,8 @@ class _Export:
                     raise
                 level = Level("written", False, remark=error.message)
                 results[name] = Parity(name, FORMATS[name].file, "", (level,), {})
+                # So is the file of an earlier export, which the bundle still lists.
+                self.drop(results[name])
             self._progress.advance()
         self._progress.end()
         draft = self._staged.write_manifest(self._staged.manifest())

@@ -237,6 +237,31 @@ def test_an_exporter_that_throws_leaves_the_bundle(
     assert _hashes(bundle) == before
 
 
+def test_auto_leaves_out_what_cannot_be_written_and_what_is_wrong(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of an earlier export go, too: the bundle would say that they are proven."""
+    copy = tmp_path / "colours"
+    shutil.copytree(exported, copy)
+
+    def throwing(*_: object) -> dict[str, str]:
+        raise RuntimeError("operator xyz is not supported")
+
+    (wrong,) = [m for m in MUTATIONS if m.what == "the head without its bias"]
+    spoiled: dict[FormatName, Any] = {"pt2": throwing, "torchscript": wrong.write("torchscript")}
+    for name, write in spoiled.items():
+        monkeypatch.setitem(FORMATS, name, replace(FORMATS[name], write=write))
+    result = export(copy, ["onnx", "pt2", "torchscript"], Demands(choose=True, seconds=0.01))
+    result.verify()
+    assert {entry.kind for entry in result.manifest.files.values() if entry.parity} == {
+        *("onnx", "onnx-fp16", "onnx-int8")
+    }
+    refused = json.loads(result.verified("measurements").read_text())["refused"]
+    assert set(refused) == {"pt2", "torchscript"}
+    assert "operator xyz" in refused["pt2"]
+    assert not (copy / "model.pt2").exists()
+
+
 def test_validation_images_that_are_gone_or_changed_are_named(
     bundle: Path, colours: Path, tmp_path: Path
 ) -> None:
