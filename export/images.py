@@ -35,8 +35,8 @@ def validation_samples(bundle: Bundle, data: Path | None) -> list[Sample]:
         data,
         "val",
         None,
-        "Say where it is with --data DIR, or leave this level out with --without-validation (the "
-        "report will say so).",
+        "Say where it is with --data DIR; `tlserve export --without-validation` leaves this level "
+        "out (the report will say so).",
     )
 
 
@@ -68,9 +68,12 @@ def _same(
     if count is not None and count < len(samples):
         drawn = np.random.default_rng(_SEED).choice(len(samples), count, replace=False)
         samples = [samples[number] for number in sorted(drawn)]
+    root = root_of(bundle, data)
+    if not root.is_dir():
+        raise DataError(f"The image folder {root} is not there.", hint=hint)
     kind = {"train": "training", "val": "validation"}[part]
     for sample in samples:
-        path = root_of(bundle, data) / sample.path
+        path = root / sample.path
         if not path.is_file():
             raise DataError(f"The {kind} image {path} is not there.", hint=hint)
         if sha256_of(path) != hashes[sample.path]:

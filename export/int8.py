@@ -7,7 +7,7 @@ https://arxiv.org/abs/1806.08342), by ONNX Runtime's quantiser.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,6 @@ class Quantiser:
         float32: Path,
         images: Batches,
         folder: Path,
-        advance: Callable[[], None] = lambda: None,
     ) -> None:
         """Calibrate.
 
@@ -43,11 +42,9 @@ class Quantiser:
             float32: What :func:`export.onnx.write` wrote.
             images: Some of those that trained.
             folder: For files in between; empty.
-            advance: Called for each group of layers whose sensitivity is known.
         """
         self._images = images
         self._folder = folder
-        self._advance = advance
         self._prepared = folder / "prepared.onnx"
         self._ranges = folder / "ranges.json"
         self._ranking: list[list[str]] | None = None
@@ -96,7 +93,6 @@ class Quantiser:
                 alone = self._folder / "alone.onnx"
                 self._quantise(alone, exclude=others)
                 moved.append(float(np.square(_logits(alone, images) - expected).mean()))
-                self._advance()
             order = np.argsort(moved)[::-1]
             self._ranking = [self._groups[int(number)] for number in order]
         return self._ranking

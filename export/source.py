@@ -30,7 +30,6 @@ class Source:
         metadata: What each file says of itself, JSON.
         images: Preprocessed images, float32 [N, 3, height, width].
         calibration: Gives preprocessed images that trained.
-        advance: Called for each step of a long search.
     """
 
     def __init__(
@@ -41,7 +40,6 @@ class Source:
         images: NDArray[np.float32],
         scratch: Path,
         calibration: Callable[[], Batches],
-        advance: Callable[[], None] = lambda: None,
     ) -> None:
         """Take a model.
 
@@ -52,14 +50,12 @@ class Source:
             images: See above.
             scratch: A folder for files in between.
             calibration: See above.
-            advance: See above.
         """
         self.model = model
         self.example = example
         self.metadata = metadata
         self.images = images
         self.calibration = calibration
-        self.advance = advance
         self._scratch = scratch
 
     def folder(self) -> Path:
@@ -81,4 +77,4 @@ class Source:
         from export.int8 import Quantiser
 
         path, _ = self.float32_onnx
-        return Quantiser(path, self.calibration(), self.folder(), self.advance)
+        return Quantiser(path, self.calibration(), self.folder())

@@ -178,6 +178,7 @@ def test_verify_passes_a_whole_bundle_and_names_what_is_wrong(
         (2, ["export", "nowhere", "--auto", "--without-validation"], "judged by: accuracy"),
         (1, ["bench", "nowhere"], "no model bundle at nowhere"),
         (2, ["bench", "nowhere", "--batch", "1,many"], "--batch 1,many: it must be numbers"),
+        (2, ["bench", "nowhere", "--plot", "no/x.png"], "there is no folder no."),
         (2, ["bench", "nowhere", "--batch", "0"], "--batch 0: it must be numbers from 1"),
         (1, ["verify", "nowhere"], "no model bundle"),
         (1, ["predict", "nowhere", "x.jpg"], "no model bundle"),

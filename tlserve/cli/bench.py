@@ -40,6 +40,11 @@ def bench(
     """Measure images a second and latency by batch size; the answers are checked meanwhile."""
     sizes = _sizes(batch)
     if plot is not None:
+        if not plot.parent.is_dir():
+            raise UsageError(
+                f"--plot {plot}: there is no folder {plot.parent}.",
+                hint="Make it, or choose another.",
+            )
         from tlserve.report.plotting import require_matplotlib
 
         require_matplotlib()
