@@ -16,8 +16,8 @@ import bentoml
 from PIL import Image
 
 from service import channel
-from service.engine import Engine
-from service.routes import build_app
+from service.faces.app import build_app
+from service.inference.engine import Engine
 from service.settings import Settings
 from tlserve.errors import TlserveError
 

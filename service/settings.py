@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tlserve.bundle import Bundle
 from tlserve.errors import UsageError
@@ -15,43 +15,41 @@ from tlserve.runtime.serving import Running, resolve
 
 PREFIX = "TLSERVE_"
 
+_Count = Annotated[int, Field(ge=1)]
 
-@dataclass(frozen=True)
-class Settings:
+
+class Settings(BaseModel):
     """Every setting of a service process; each is also ``TLSERVE_<NAME>`` in its environment.
 
     What is ``None``, or not in the environment, is filled in by :meth:`running`.
-
-    Attributes:
-        bundle: The bundle's directory.
-        backend: One of :data:`tlserve.runtime.backend.BACKENDS`.
-        device: ``cpu`` or ``cuda``.
-        max_batch: The most images in one batch.
-        max_queue: The most images that wait; further ones are refused with 503.
-        max_bytes: The largest image file, in bytes.
-        threads: Threads for one batch on the CPU.
 
     Raises:
         UsageError: A value is not one that can be used.
     """
 
-    bundle: Path
-    backend: str | None = None
-    device: Device | None = None
-    max_batch: int | None = None
-    max_queue: int = 256
-    max_bytes: int = 20 * 2**20
-    threads: int | None = None
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    def __post_init__(self) -> None:
+    bundle: Path
+    """The bundle's directory."""
+    backend: str | None = None
+    """One of :data:`tlserve.runtime.backend.BACKENDS`."""
+    device: Device | None = None
+    threads: _Count | None = None
+    """Threads for one batch on the CPU."""
+    max_batch: _Count | None = None
+    """The most images in one batch."""
+    max_queue: _Count = 256
+    """The most images that wait; further ones are refused with 503."""
+    max_bytes: _Count = 20 * 2**20
+    """The largest image file, in bytes."""
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _explained(error) from None
         if self.backend is not None:
             check_backend(self.backend)
-        if self.device is not None:
-            _known("device", self.device, get_args(Device))
-        _at_least("max_batch", self.max_batch, 1)
-        _at_least("max_queue", self.max_queue, 1)
-        _at_least("max_bytes", self.max_bytes, 1)
-        _at_least("threads", self.threads, 1)
 
     def running(self, bundle: Bundle) -> Running:
         """Fill in what was left open: what the bundle's export chose, or the defaults."""
@@ -64,49 +62,38 @@ class Settings:
         Raises:
             UsageError: The bundle is not named, or a value is not one that can be used.
         """
-        bundle = environment.get(PREFIX + "BUNDLE")
-        if not bundle:
+        found = {
+            name: environment[PREFIX + name.upper()]
+            for name in cls.model_fields
+            if environment.get(PREFIX + name.upper())
+        }
+        if "bundle" not in found:
             raise UsageError(
                 f"The service does not know what to serve: {PREFIX}BUNDLE is not set.",
                 hint="Start it with `tlserve serve models/<name>`.",
             )
-        return cls(
-            bundle=Path(bundle),
-            backend=environment.get(PREFIX + "BACKEND", cls.backend),
-            device=cast("Device | None", environment.get(PREFIX + "DEVICE", cls.device)),
-            **_integers(environment, "max_batch", "max_queue", "max_bytes", "threads"),
-        )
+        return cls(**found)
 
     def to_environment(self) -> dict[str, str]:
         """Give the variables that :meth:`from_environment` reads."""
         return {
-            PREFIX + field.name.upper(): str(getattr(self, field.name))
-            for field in dataclasses.fields(self)
-            if getattr(self, field.name) is not None
+            PREFIX + name.upper(): str(getattr(self, name))
+            for name in type(self).model_fields
+            if getattr(self, name) is not None
         }
 
 
-def _integers(environment: Mapping[str, str], *names: str) -> dict[str, int]:
-    """Read the whole numbers that there are."""
-    found = {}
-    for name in names:
-        text = environment.get(PREFIX + name.upper())
-        if text is None:
-            continue
-        try:
-            found[name] = int(text)
-        except ValueError:
-            raise UsageError(
-                f"{PREFIX}{name.upper()} must be a whole number, not {text!r}."
-            ) from None
-    return found
-
-
-def _known(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UsageError(f"Unknown {name} {value!r}.", hint=f"Known: {', '.join(known)}.")
-
-
-def _at_least(name: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise UsageError(f"{name.replace('_', '-')} must be at least {least}, not {value}.")
+def _explained(error: ValidationError) -> UsageError:
+    """Say in the words of the command line what pydantic found, of the first thing it found."""
+    first = error.errors()[0]
+    name = str(first["loc"][0])
+    option, value, context = name.replace("_", "-"), first["input"], first.get("ctx", {})
+    match first["type"]:
+        case "greater_than_equal":
+            return UsageError(f"{option} must be at least {context['ge']}, not {value}.")
+        case "int_parsing":
+            return UsageError(f"{PREFIX}{name.upper()} must be a whole number, not {value!r}.")
+        case "literal_error":
+            known = str(context["expected"]).replace("'", "").replace(" or ", ", ")
+            return UsageError(f"Unknown {option} {value!r}.", hint=f"Known: {known}.")
+    return UsageError(f"{option}: {first['msg']}, not {value!r}.")

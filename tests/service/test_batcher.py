@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from service.batcher import Batcher, BatcherStoppedError, QueueFullError, ResultCountError
+from service.inference.batcher import Batcher, BatcherStoppedError, QueueFullError, ResultCountError
 
 Run = Callable[[list[int]], Collection[int]]
 

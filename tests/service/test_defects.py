@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
-from service.engine import Engine
-from service.metrics import Metrics
-from service.routes import build_app
+from service.faces.app import build_app
+from service.inference.engine import Engine
+from service.observe.metrics import Metrics
 from service.settings import Settings
 from tests.service import bundle as bundles
 from tlserve.bundle import Bundle
@@ -49,7 +49,7 @@ class Crashes(Answers):
 @contextmanager
 def serving(bundle: Bundle, backend: Answers) -> Iterator[Engine]:
     metrics = Metrics(MAX_BATCH, CollectorRegistry())
-    engine = Engine(Predictor(bundle, backend), Settings(bundle.path), MAX_BATCH, metrics)
+    engine = Engine(Predictor(bundle, backend), Settings(bundle=bundle.path), MAX_BATCH, metrics)
     try:
         yield engine
     finally:

@@ -10,11 +10,17 @@ from tlserve.errors import UsageError
 
 def test_the_environment_carries_every_setting() -> None:
     settings = Settings(
-        Path("models/a"), "eager", "cuda", max_batch=3, max_queue=4, max_bytes=5, threads=6
+        bundle=Path("models/a"),
+        backend="eager",
+        device="cuda",
+        max_batch=3,
+        max_queue=4,
+        max_bytes=5,
+        threads=6,
     )
     assert Settings.from_environment(settings.to_environment()) == settings
     only_the_bundle = Settings.from_environment({"TLSERVE_BUNDLE": "models/a"})
-    assert only_the_bundle == Settings(Path("models/a"))
+    assert only_the_bundle == Settings(bundle=Path("models/a"))
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from service import problems
-from service.batcher import QueueFullError
-from service.bodies import image_of
-from service.engine import Engine
-from service.openapi import DEFAULT_TOP_K, PATHS, document
-from service.problems import Problem
+from service.faces import problems
+from service.faces.bodies import image_of
+from service.faces.openapi import DEFAULT_TOP_K, PATHS, document
+from service.faces.problems import Problem
+from service.inference.batcher import QueueFullError
+from service.inference.engine import Engine
 from tlserve.errors import ImageTooLargeError, UndecodableImageError
 from tlserve.runtime import Prediction
 
@@ -107,7 +107,7 @@ async def _predict(request: Request, engine: Engine) -> Response:
         with engine.place():
             data = await image_of(request, engine.settings.max_bytes)
             async with asyncio.timeout(_ANSWER_SECONDS):
-                predictions = await engine.predict(data, top_k)
+                answered = await engine.answer(data)
     except UndecodableImageError as error:
         raise Problem(problems.UNDECODABLE_IMAGE, error.message, hint=error.hint) from error
     except ImageTooLargeError as error:
@@ -116,7 +116,7 @@ async def _predict(request: Request, engine: Engine) -> Response:
         raise problems.busy(f"{engine.settings.max_queue} images wait already.") from error
     except TimeoutError as error:
         raise problems.busy(f"There was no answer after {_ANSWER_SECONDS:.0f} seconds.") from error
-    return _answer(engine, predictions)
+    return _answer(engine, engine.predictor.top(answered.probabilities, top_k))
 
 
 def _answer(engine: Engine, predictions: list[Prediction]) -> Response:

@@ -52,13 +52,13 @@ class Metrics:
         )
 
     def batch_taken(self, waits: Sequence[float]) -> None:
-        """See :class:`service.batcher.Observer`."""
+        """See :class:`service.inference.batcher.Observer`."""
         self._batch_size.observe(len(waits))
         for wait in waits:
             self._queue_wait.observe(wait)
 
     def batch_run(self, seconds: float) -> None:
-        """See :class:`service.batcher.Observer`."""
+        """See :class:`service.inference.batcher.Observer`."""
         self._inference.observe(seconds)
 
     def answered(self, seconds: float) -> None:

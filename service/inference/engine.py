@@ -8,19 +8,54 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batcher import Batcher, QueueFullError
-from service.metrics import Metrics, batch_sizes
+from service.inference.batcher import Batcher, QueueFullError
+from service.observe.metrics import Metrics, batch_sizes
 from service.settings import Settings
 from tlserve.bundle import Bundle
-from tlserve.runtime import Prediction, Predictor
+from tlserve.runtime import Predictor
 from tlserve.runtime.backend import BACKENDS, available_processors
 from tlserve.runtime.golden import check_golden
 
 _CPU_WARM_UP_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class Timing:
+    """Where the time of one image went, in seconds.
+
+    Attributes:
+        queue: Until its decoding began.
+        decode: From bytes to pixels.
+        preprocess: From pixels to the network's input.
+        batch_wait: From then until its batch began.
+        inference: How long its batch ran.
+        batch: How many images were in its batch.
+    """
+
+    queue: float = 0.0
+    decode: float = 0.0
+    preprocess: float = 0.0
+    batch_wait: float = 0.0
+    inference: float = 0.0
+    batch: int = 0
+
+
+@dataclass(slots=True)
+class Answered:
+    """What the model says of one image.
+
+    Attributes:
+        probabilities: float64, shape [classes]; they sum to 1.
+        timing: Where the time went.
+    """
+
+    probabilities: NDArray[np.float64]
+    timing: Timing
 
 
 class Engine:
@@ -87,30 +122,33 @@ class Engine:
         self._batcher.stop()
 
     @contextmanager
-    def place(self) -> Iterator[None]:
+    def place(self, images: int = 1) -> Iterator[None]:
         """Take a request in, before its body is read: what waits for a decoder waits too.
 
         Raises:
-            QueueFullError: Too many requests are inside already.
+            QueueFullError: Too many images are inside already.
         """
-        if self._inside >= self._most:
+        if self._inside + images > self._most:
             raise QueueFullError
-        self._inside += 1
+        self._inside += images
         try:
             yield
         finally:
-            self._inside -= 1
+            self._inside -= images
 
-    async def predict(self, data: bytes, top_k: int) -> list[Prediction]:
-        """Answer for the bytes of one image file, most probable class first.
+    async def answer(self, data: bytes) -> Answered:
+        """Answer for the bytes of one image file.
 
         Raises:
             ImageError: The image cannot be used.
-            QueueFullError: Too many images wait already.
         """
         loop = asyncio.get_running_loop()
         tensor = await loop.run_in_executor(self._decoders, self.predictor.preprocess, data)
-        return self.predictor.top(await self._batcher.submit(tensor), top_k)
+        return await self.answer_tensor(tensor)
+
+    async def answer_tensor(self, tensor: NDArray[np.float32]) -> Answered:
+        """Answer for one preprocessed image: float32, shape [3, height, width]."""
+        return Answered(await self._batcher.submit(tensor), Timing())
 
     def _run(self, tensors: list[NDArray[np.float32]]) -> NDArray[np.float64]:
         return self.predictor.probabilities(np.stack(tensors))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from service import problems
-from service.bodies import FIELD
-from service.problems import Kind
+from service.faces import problems
+from service.faces.bodies import FIELD
+from service.faces.problems import Kind
 
 DEFAULT_TOP_K = 5
 

@@ -9,8 +9,8 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from service import problems
-from service.problems import Problem
+from service.faces import problems
+from service.faces.problems import Problem
 
 FIELD = "image"
 

@@ -1,0 +1,1 @@
+"""What clients see: paths, bodies, answers, problem documents, the OpenAPI document."""

@@ -1,0 +1,1 @@
+"""From bytes to probabilities: decoding, batches, and the model they run on."""
