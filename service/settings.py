@@ -40,6 +40,8 @@ class Settings(BaseModel):
     """The most images in one batch."""
     max_queue: _Count = 256
     """The most images that wait; further ones are refused with 503."""
+    max_wait: Annotated[float, Field(gt=0)] = 5.0
+    """The most seconds that an image may have to wait; where it would be more, it is refused."""
     max_bytes: _Count = 20 * 2**20
     """The largest image file, in bytes."""
 
@@ -91,6 +93,10 @@ def _explained(error: ValidationError) -> UsageError:
     match first["type"]:
         case "greater_than_equal":
             return UsageError(f"{option} must be at least {context['ge']}, not {value}.")
+        case "greater_than":
+            return UsageError(f"{option} must be more than {context['gt']}, not {value}.")
+        case "float_parsing":
+            return UsageError(f"{PREFIX}{name.upper()} must be a number, not {value!r}.")
         case "int_parsing":
             return UsageError(f"{PREFIX}{name.upper()} must be a whole number, not {value!r}.")
         case "literal_error":

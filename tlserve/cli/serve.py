@@ -30,18 +30,26 @@ def serve(
     threads: Annotated[
         int | None,
         typer.Option(
-            help="Threads for one batch on the CPU.", show_default="likewise, else one a processor"
+            help="Threads for one batch on the CPU. As many run at once as there is room for.",
+            show_default="likewise, else 1",
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 for a free one.")] = 3000,
     max_batch: Annotated[
         int | None,
-        typer.Option(help="The most images in one batch.", show_default="likewise, else 32"),
+        typer.Option(
+            help="The most images in one batch.",
+            show_default="likewise, else 4 on the CPU, 32 on a GPU",
+        ),
     ] = None,
     max_queue: Annotated[
         int, typer.Option(help="The most images that wait; further ones get 503.")
     ] = 256,
+    max_wait: Annotated[
+        float,
+        typer.Option(help="The most seconds that an image may have to wait; else it gets 503."),
+    ] = 5.0,
     max_bytes: Annotated[
         int, typer.Option(help="The largest image file, in bytes; larger ones get 413.")
     ] = 20 * 2**20,
@@ -61,6 +69,7 @@ def serve(
         threads=threads,
         max_batch=max_batch,
         max_queue=max_queue,
+        max_wait=max_wait,
         max_bytes=max_bytes,
     )
     launch.serve(settings, host, port, on_ready=_announce)
