@@ -34,6 +34,20 @@ def serve(
             show_default="likewise, else 1",
         ),
     ] = None,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            help="Measure first which threads and batches answer most images here, and use those.",
+        ),
+    ] = False,
+    tune_images: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of images like those that will come, for --tune.",
+            show_default="the validation images where they are at hand, else the golden ones",
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 for a free one.")] = 3000,
     max_batch: Annotated[
@@ -72,6 +86,10 @@ def serve(
         max_wait=max_wait,
         max_bytes=max_bytes,
     )
+    if tune or tune_images:
+        from tlserve.cli.tuning import tuned
+
+        settings = tuned(settings, tune_images)
     launch.serve(settings, host, port, on_ready=_announce)
 
 
