@@ -20,6 +20,7 @@ from service.faces.openapi import DEFAULT_TOP_K, PATHS, document
 from service.faces.problems import Problem
 from service.inference.batcher import QueueFullError
 from service.inference.engine import Engine
+from service.observe.request import note_timing
 from tlserve.errors import ImageTooLargeError, UndecodableImageError
 from tlserve.runtime import Prediction
 
@@ -116,6 +117,8 @@ async def _predict(request: Request, engine: Engine) -> Response:
         raise problems.busy(f"{engine.settings.max_queue} images wait already.") from error
     except TimeoutError as error:
         raise problems.busy(f"There was no answer after {_ANSWER_SECONDS:.0f} seconds.") from error
+    engine.metrics.answered_image(answered.probabilities)
+    note_timing(answered.timing)
     return _answer(engine, engine.predictor.top(answered.probabilities, top_k))
 
 

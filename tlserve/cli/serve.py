@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from service.launch import Ready
+    from service.observe.logs import Format
     from tlserve.runtime.backend import Device
 
 
@@ -45,6 +46,12 @@ def serve(
     max_bytes: Annotated[
         int, typer.Option(help="The largest image file, in bytes; larger ones get 413.")
     ] = 20 * 2**20,
+    log_format: Annotated[
+        str, typer.Option(help="How the log on standard error is written: text or json.")
+    ] = "text",
+    access_log: Annotated[
+        bool, typer.Option("--access-log", help="Write a line to the log for each request.")
+    ] = False,
 ) -> None:
     """Serve a model over HTTP, until Ctrl-C.
 
@@ -52,6 +59,7 @@ def serve(
     most probable classes. The documentation of the service is at /.
     """
     from service import launch
+    from service.observe import logs
     from service.settings import Settings
 
     settings = Settings(
@@ -62,7 +70,10 @@ def serve(
         max_batch=max_batch,
         max_queue=max_queue,
         max_bytes=max_bytes,
+        log_format=cast("Format", log_format),
+        access_log=access_log,
     )
+    logs.set_up(settings.log_format)
     launch.serve(settings, host, port, on_ready=_announce)
 
 
