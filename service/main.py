@@ -82,6 +82,7 @@ class TlserveService:
         """Finish what was accepted."""
         if self._engine is not None:
             self._engine.stop()
+        tracing.stop()
 
     async def __is_ready__(self) -> bool:
         """Answer ``/readyz``."""

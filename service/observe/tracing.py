@@ -8,6 +8,7 @@ sent, and takes a quarter of a millisecond for a request even when there is nowh
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from service.observe.faces import OTHER
 from tlserve.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span, Tracer
     from starlette.types import Scope
 
@@ -24,9 +26,13 @@ if TYPE_CHECKING:
 
 PROTOCOL = "http/protobuf"
 
+_LAST_SECONDS = 3.0
+"""How long sending what is left may hold up the end of the process."""
+
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
-# The one tracer of the process; `None` while traces are off.
+# Those of the process; `None` while traces are off.
+_provider: TracerProvider | None = None
 _tracer: Tracer | None = None
 
 
@@ -65,11 +71,14 @@ def start(environment: Mapping[str, str]) -> None:
         UsageError: It asks for a protocol or an exporter that is not there.
         MissingDependencyError: The exporter is not installed.
     """
-    global _tracer
+    global _provider, _tracer
     if not wanted(environment):
         return
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+        # It looks for the library that sends only now.
+        exporter = OTLPSpanExporter()
     except ImportError as error:
         raise MissingDependencyError(
             "OTEL_EXPORTER_OTLP_ENDPOINT asks for traces, and they need the library "
@@ -82,10 +91,22 @@ def start(environment: Mapping[str, str]) -> None:
 
     ours = {"service.name": "tlserve", "service.version": tlserve.__version__}
     resource = Resource.create({**ours, **OTELResourceDetector().detect().attributes})
-    # It sends what is left when the process ends, and samples as OTEL_TRACES_SAMPLER says.
-    provider = TracerProvider(resource=resource)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    _tracer = provider.get_tracer("tlserve", tlserve.__version__)
+    # It samples as OTEL_TRACES_SAMPLER says.
+    _provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    _provider.add_span_processor(BatchSpanProcessor(exporter))
+    _tracer = _provider.get_tracer("tlserve", tlserve.__version__)
+
+
+def stop() -> None:
+    """Send what was not sent yet, unless that takes long.
+
+    It cannot wait for the end of the interpreter: uvicorn ends the process by a signal.
+    """
+    if _provider is not None:
+        # A collector that is gone is tried again and again.
+        sending = threading.Thread(target=_provider.shutdown, daemon=True)
+        sending.start()
+        sending.join(_LAST_SECONDS)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def test_the_page_describes_every_metric_and_no_other(client: httpx.Client) -> N
     assert client.post("/predict", content=IMAGE).status_code == 200
     assert client.post("/predict", content=b"").status_code == 400
     text = client.get("/metrics").text
-    rows = re.findall(r"^\| `(tlserve_\w+)` \| (\w+) \| ([^|]*) \|", PAGE.read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `(tlserve_\w+)` \| (\w+) \|([^|]*)\|", PAGE.read_text(), re.MULTILINE)
     assert families(text) == {name: kind for name, kind, _ in rows}
     for name, kind, labels in rows:
         series = re.findall(rf"^{name}(?:_bucket)?(?:{{(.*)}})? \S+$", text, re.MULTILINE)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
+from starlette.types import Receive, Scope, Send
 
 from service.inference.engine import Timing
 from service.observe.faces import face_of
 from service.observe.log_format import JsonFormatter, TextFormatter
 from service.observe.logs import LineHandler
 from service.observe.metrics import MOST_CLASSES, OTHER_CLASSES, Metrics
+from service.observe.middleware import KEY_NAME, Observed
 from service.observe.request import Request, chosen_id, current, note_timing
 from service.observe.server_timing import server_timing
 from service.observe.tracing import wanted
@@ -182,3 +188,50 @@ def test_traces_are_asked_for_by_the_standard_variables() -> None:
     assert not wanted({**endpoint, "OTEL_TRACES_EXPORTER": "none"})
     with pytest.raises(UsageError, match="not by 'otlp' over 'grpc'"):
         wanted({**endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
+
+
+async def defective(scope: Scope, receive: Receive, send: Send) -> None:
+    logging.getLogger("service.x").warning("trouble")
+    raise RuntimeError
+
+
+def test_a_request_without_an_answer_is_counted_and_its_log_lines_have_its_id(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.handler.setFormatter(JsonFormatter())
+    metrics = Metrics(4, CollectorRegistry())
+    scope = {
+        "type": "http", "method": "POST", "path": "/predict", "raw_path": b"/predict",
+        "headers": [(b"x-request-id", b"r-7")], "state": {KEY_NAME: "lab"},
+    }
+
+    async def nothing(*_: object) -> Any:
+        return {}
+
+    with caplog.at_level(logging.INFO, "service"), pytest.raises(RuntimeError):
+        asyncio.run(Observed(defective, lambda: metrics)(scope, nothing, nothing))
+    trouble, access = map(json.loads, caplog.text.splitlines())
+    assert trouble["request_id"] == access["request_id"] == "r-7"
+    assert (access["key"], access["status"]) == ("lab", 500)
+    assert 'face="predict",status="500"} 1.0' in metrics.exposition()[0].decode()
+
+
+_MIDDLEWARE = """
+import warnings
+warnings.simplefilter("ignore")
+from service.main import TlserveService
+found = {one.cls.__name__: one.kwargs for one in TlserveService.to_asgi().user_middleware}
+print(found["OpenTelemetryMiddleware"]["excluded_urls"].url_disabled("http://127.0.0.1/predict"))
+print(next(name for name in found if name not in ("OpenTelemetryMiddleware", "TimeoutMiddleware")))
+"""
+
+
+def test_bentos_spans_are_off_and_ours_is_the_outermost_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path))
+    monkeypatch.setenv("BENTOML_DO_NOT_TRACK", "True")
+    done = subprocess.run(
+        [sys.executable, "-c", _MIDDLEWARE], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["True", "Observed"]
