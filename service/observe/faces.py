@@ -21,6 +21,9 @@ FACES = {
 
 OTHER = "other"
 
+LONGEST_PATH = 200
+"""Characters of a path that are kept in a log line or a trace."""
+
 UNTRACED = frozenset({"metrics", "probe", "page"})
 """Asked for every few seconds by machines, or files: a trace of each would only hide the others."""
 

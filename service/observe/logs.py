@@ -64,7 +64,7 @@ def set_up(log_format: Format, *, access: bool = False) -> None:
         log_format: How it is written; text is coloured on a terminal.
         access: Whether each request gets a line.
     """
-    descriptor = sys.stderr.fileno() if sys.stderr is not None else None
+    descriptor = _standard_error()
     handler = LineHandler(descriptor)
     if log_format == "json":
         handler.setFormatter(JsonFormatter())
@@ -88,6 +88,15 @@ def set_up(log_format: Format, *, access: bool = False) -> None:
     logging.captureWarnings(True)
     sys.excepthook = _uncaught
     threading.excepthook = _uncaught_in_thread
+
+
+def _standard_error() -> int | None:
+    if sys.stderr is None:  # it was closed when the process began, and its number may be a socket's
+        return None
+    try:
+        return sys.stderr.fileno()
+    except OSError:  # something that is no file stands in for it
+        return None
 
 
 def _uncaught(

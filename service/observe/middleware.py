@@ -9,7 +9,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.observe import tracing
-from service.observe.faces import UNTRACED, face_of
+from service.observe.faces import LONGEST_PATH, UNTRACED, face_of
 from service.observe.logs import ACCESS
 from service.observe.metrics import Metrics
 from service.observe.request import Request, chosen_id, current
@@ -17,8 +17,6 @@ from service.observe.server_timing import server_timing
 
 KEY_NAME = "key_name"
 """Where whoever checks API keys leaves the name of the one that was used: ``scope["state"]``."""
-
-_LONGEST_PATH = 200
 
 
 class Observed:
@@ -93,7 +91,7 @@ def _header(scope: Scope, name: bytes) -> bytes | None:
 
 def _log(scope: Scope, request: Request, answer: _Answer) -> None:
     # As the client wrote it, percent signs and all: no line breaks can be in it.
-    path = scope.get("raw_path", b"")[:_LONGEST_PATH].decode("ascii", "backslashreplace")
+    path = scope.get("raw_path", b"")[:LONGEST_PATH].decode("ascii", "backslashreplace")
     seconds = time.perf_counter() - request.started
     fields = {
         "method": scope["method"],

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import tlserve
-from service.observe.faces import OTHER
+from service.observe.faces import LONGEST_PATH, OTHER
 from tlserve.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def span(scope: Scope, face: str, request: Request) -> Iterator[Span]:
     method = scope["method"] if scope["method"] in _METHODS else "HTTP"
     attributes = {
         "http.request.method": method,
-        "url.path": scope["path"],
+        "url.path": scope["path"][:LONGEST_PATH],
         "url.scheme": scope.get("scheme", "http"),
         "tlserve.request_id": request.id,
     }
@@ -130,7 +130,9 @@ def span(scope: Scope, face: str, request: Request) -> Iterator[Span]:
         trace.SpanKind.SERVER,
         attributes,
     ) as made:
-        request.trace_id = trace.format_trace_id(made.get_span_context().trace_id)
+        context = made.get_span_context()
+        if context.trace_flags.sampled:
+            request.trace_id = trace.format_trace_id(context.trace_id)
         yield made
 
 

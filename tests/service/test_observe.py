@@ -201,8 +201,12 @@ def test_a_request_without_an_answer_is_counted_and_its_log_lines_have_its_id(
     caplog.handler.setFormatter(JsonFormatter())
     metrics = Metrics(4, CollectorRegistry())
     scope = {
-        "type": "http", "method": "POST", "path": "/predict", "raw_path": b"/predict",
-        "headers": [(b"x-request-id", b"r-7")], "state": {KEY_NAME: "lab"},
+        "type": "http",
+        "method": "POST",
+        "path": "/predict",
+        "raw_path": b"/predict",
+        "headers": [(b"x-request-id", b"r-7")],
+        "state": {KEY_NAME: "lab"},
     }
 
     async def nothing(*_: object) -> Any:
