@@ -3,8 +3,9 @@
 ::
 
     launch ──starts──▶ main (BentoML's worker process)
-                        └── routes ── bodies, problems, openapi
-                             └── engine ── batcher, metrics
+                        ├── observe ── metrics, logs, traces: around all that follows
+                        └── faces ── app, bodies, problems, openapi
+                             └── inference ── engine, batcher
 
 ``main`` holds the service class, ``launch`` starts and supervises its process, ``channel`` is the
 line between the two. Nothing here imports torch: with the ONNX backend the service runs without it.

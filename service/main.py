@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import warnings
@@ -18,10 +17,18 @@ from PIL import Image
 from service import channel
 from service.faces.app import build_app
 from service.inference.engine import Engine
+from service.observe import logs, tracing
+from service.observe.metrics import Metrics
+from service.observe.middleware import Observed
 from service.settings import Settings
 from tlserve.errors import TlserveError
 
 app = build_app()
+
+
+def _metrics() -> Metrics | None:
+    engine: Engine | None = getattr(app.state, "engine", None)
+    return engine.metrics if engine is not None else None
 
 
 @bentoml.service(
@@ -33,6 +40,9 @@ app = build_app()
     # It keeps twenty series for every path that anyone ever asked for, and so grows without limit;
     # the routes have a /metrics of their own.
     metrics={"enabled": False},
+    # It makes spans for every request even where nobody asked for traces, which takes a quarter of
+    # a millisecond; service.observe.tracing makes ours.
+    tracing={"excluded_urls": ".*"},
 )
 @bentoml.asgi_app(app, path="/")
 class TlserveService:
@@ -44,15 +54,16 @@ class TlserveService:
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     def start(self) -> None:
         """Load the model; the process takes no request before this has returned."""
-        # BentoML's quiet mode, which the launcher sets, would silence our warnings too.
-        logging.getLogger("service").setLevel(logging.WARNING)
         # Pillow warns of images that the decoding rules refuse with a clear error of their own.
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
         supervisor = channel.worker_end(os.environ)
         if supervisor is not None:
             channel.end_with(supervisor)
         try:
-            self._engine = Engine.start(Settings.from_environment(os.environ))
+            settings = Settings.from_environment(os.environ)
+            logs.set_up(settings.log_format, access=settings.access_log)
+            tracing.start(os.environ)
+            self._engine = Engine.start(settings)
         except TlserveError as error:
             if supervisor is None:
                 raise
@@ -70,7 +81,12 @@ class TlserveService:
         """Finish what was accepted."""
         if self._engine is not None:
             self._engine.stop()
+        tracing.stop()
 
     async def __is_ready__(self) -> bool:
         """Answer ``/readyz``."""
         return self._engine is not None and self._engine.ready
+
+
+# The first of them is the outermost.
+TlserveService.add_asgi_middleware(Observed, metrics=_metrics)  # type: ignore[attr-defined]

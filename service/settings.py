@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from service.observe.logs import Format
 from tlserve.bundle import Bundle
 from tlserve.errors import UsageError
 from tlserve.runtime.backend import Device, check_backend
@@ -44,6 +45,10 @@ class Settings(BaseModel):
     """The most seconds that an image may have to wait; where it would be more, it is refused."""
     max_bytes: _Count = 20 * 2**20
     """The largest image file, in bytes."""
+    log_format: Format = "text"
+    """How the log is written."""
+    access_log: bool = False
+    """Whether each request gets a line in the log."""
 
     def __init__(self, **values: Any) -> None:
         try:

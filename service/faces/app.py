@@ -19,6 +19,7 @@ from service.faces.bodies import image_of
 from service.faces.openapi import DEFAULT_TOP_K, PATHS, document
 from service.faces.problems import Problem
 from service.inference.engine import Engine, QueueFullError
+from service.observe.request import note_timing
 from tlserve.errors import ImageTooLargeError, UndecodableImageError
 from tlserve.runtime import Prediction
 
@@ -117,6 +118,8 @@ async def _predict(request: Request, engine: Engine) -> Response:
         raise problems.busy(
             f"There was no answer after {_ANSWER_SECONDS:.0f} seconds.", engine.settings.max_wait
         ) from error
+    engine.metrics.answered_image(answered.probabilities)
+    note_timing(answered.timing)
     return _answer(engine, engine.predictor.top(answered.probabilities, top_k))
 
 

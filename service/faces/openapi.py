@@ -149,6 +149,7 @@ _SCHEMAS: dict[str, Any] = {
             "status": {"type": "integer"},
             "detail": {"type": "string"},
             "hint": {"type": "string", "description": "What to do next."},
+            "request_id": {"type": "string", "description": "As in the header X-Request-ID."},
         },
     },
 }

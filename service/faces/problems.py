@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from starlette.responses import Response
 
+from service.observe.request import request_id
+
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -91,6 +93,8 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
         }
         if self.hint:
             members["hint"] = self.hint
+        if identity := request_id():
+            members["request_id"] = identity
         return Response(
             json.dumps(members, ensure_ascii=False),
             self.kind.status,

@@ -86,6 +86,7 @@ class Engine:
         self._scheduler: Scheduler[bytes, Tensor, Row] = Scheduler(
             self._prepare, self._run, _plan(running), metrics
         )
+        metrics.watch(queue_depth=lambda: self._scheduler.waiting, inside=lambda: self._inside)
         self._scheduler.start()
 
     @classmethod
@@ -111,7 +112,11 @@ class Engine:
         for loaded, largest in ((predictor, running.max_batch), (lone, 1)):
             if loaded is not None:
                 _warm_up(loaded, largest)
-        engine = cls(predictor, settings, running, Metrics(running.max_batch), lone)
+        metrics = Metrics(
+            running.max_batch, model_threads=running.lanes, shared=running.device == "cpu"
+        )
+        metrics.describe(predictor)
+        engine = cls(predictor, settings, running, metrics, lone)
         # What start-up made lives as long as the process: the collector need not walk it again.
         gc.collect()
         gc.freeze()

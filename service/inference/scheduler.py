@@ -41,8 +41,8 @@ class ResultCountError(Exception):
 class Observer(Protocol):
     """Is told how work went, from the threads that do it."""
 
-    def prepared(self, timing: Timing) -> None:
-        """Note an item that was prepared: the first three of its times are known."""
+    def prepared(self, queue: float, decode: float, preprocess: float) -> None:
+        """Note an item that was prepared, and where its time went, in seconds."""
         ...
 
     def batch_taken(self, waits: Sequence[float]) -> None:
@@ -129,6 +129,11 @@ class Scheduler(Generic[Job, Item, Result]):
     def depth(self) -> int:
         """How many items are inside: they wait, are being prepared, or run."""
         return self._inside
+
+    @property
+    def waiting(self) -> int:
+        """How many items wait to be prepared, or for their batch."""
+        return len(self._jobs) + len(self._ready)
 
     @property
     def wait(self) -> float:
@@ -247,7 +252,8 @@ class Scheduler(Generic[Job, Item, Result]):
                 self._inside -= 1
             _deliver([entry], [error])
             return
-        self._observer.prepared(entry.timing)
+        timing = entry.timing
+        self._observer.prepared(timing.queue, timing.decode, timing.preprocess)
         entry.job = None
         entry.since = time.perf_counter()
         with self._changed:

@@ -24,8 +24,9 @@ class Record:
         self.seconds: list[float] = []
         self.preparations = 0
 
-    def prepared(self, timing: Timing) -> None:
-        assert timing.queue >= 0
+    def prepared(self, queue: float, decode: float, preprocess: float) -> None:
+        assert queue >= 0
+        assert decode + preprocess >= 0
         self.preparations += 1
 
     def batch_taken(self, waits: Sequence[float]) -> None:

@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from service.launch import Ready
+    from service.observe.logs import Format
     from tlserve.runtime.backend import Device
 
 
@@ -67,6 +68,12 @@ def serve(
     max_bytes: Annotated[
         int, typer.Option(help="The largest image file, in bytes; larger ones get 413.")
     ] = 20 * 2**20,
+    log_format: Annotated[
+        str, typer.Option(help="How the log on standard error is written: text or json.")
+    ] = "text",
+    access_log: Annotated[
+        bool, typer.Option("--access-log", help="Write a line to the log for each request.")
+    ] = False,
 ) -> None:
     """Serve a model over HTTP, until Ctrl-C.
 
@@ -74,6 +81,7 @@ def serve(
     most probable classes. The documentation of the service is at /.
     """
     from service import launch
+    from service.observe import logs
     from service.settings import Settings
 
     settings = Settings(
@@ -85,11 +93,14 @@ def serve(
         max_queue=max_queue,
         max_wait=max_wait,
         max_bytes=max_bytes,
+        log_format=cast("Format", log_format),
+        access_log=access_log,
     )
     if tune or tune_images:
         from tlserve.cli.tuning import tuned
 
         settings = tuned(settings, tune_images)
+    logs.set_up(settings.log_format)
     launch.serve(settings, host, port, on_ready=_announce)
 
 
