@@ -115,7 +115,11 @@ async def _predict(request: Request, engine: Engine) -> Response:
     except QueueFullError as error:
         raise problems.busy(f"{engine.settings.max_queue} images wait already.") from error
     except TimeoutError as error:
-        raise problems.busy(f"There was no answer after {_ANSWER_SECONDS:.0f} seconds.") from error
+        raise Problem(
+            problems.TIMEOUT,
+            f"There was no answer after {_ANSWER_SECONDS:.0f} seconds.",
+            hint="Try again later; /metrics shows how long images wait.",
+        ) from error
     return _answer(engine, engine.predictor.top(answered.probabilities, top_k))
 
 
