@@ -3,8 +3,8 @@
 ::
 
     launch ──starts──▶ main (BentoML's worker process)
-                        └── routes ── bodies, problems, openapi
-                             └── engine ── batcher, metrics
+                        └── faces ── a module for each way to ask
+                             └── inference ── engine, batcher
 
 ``main`` holds the service class, ``launch`` starts and supervises its process, ``channel`` is the
 line between the two. Nothing here imports torch: with the ONNX backend the service runs without it.

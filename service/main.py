@@ -17,6 +17,7 @@ from PIL import Image
 
 from service import channel
 from service.faces.app import build_app
+from service.faces.front import Front
 from service.inference.engine import Engine
 from service.settings import Settings
 from tlserve.errors import TlserveError
@@ -34,7 +35,6 @@ app = build_app()
     # the routes have a /metrics of their own.
     metrics={"enabled": False},
 )
-@bentoml.asgi_app(app, path="/")
 class TlserveService:
     """Classifies images with the model of one bundle."""
 
@@ -74,3 +74,6 @@ class TlserveService:
     async def __is_ready__(self) -> bool:
         """Answer ``/readyz``."""
         return self._engine is not None and self._engine.ready
+
+
+TlserveService.add_asgi_middleware(Front, ours=app)  # type: ignore[attr-defined]

@@ -42,6 +42,8 @@ class Settings(BaseModel):
     """The most images that wait; further ones are refused with 503."""
     max_bytes: _Count = 20 * 2**20
     """The largest image file, in bytes."""
+    max_images: _Count = 64
+    """The most images in one request."""
 
     def __init__(self, **values: Any) -> None:
         try:

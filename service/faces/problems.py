@@ -47,27 +47,34 @@ TOO_MANY_IMAGES = Kind("TooManyImages", 413, "The request has too many images")
 TOO_MANY_PIXELS = Kind("TooManyPixels", 413, "The image has too many pixels")
 UNSUPPORTED_TYPE = Kind("UnsupportedType", 415, "The body is not of a type that is accepted")
 INVALID_TOP_K = Kind("InvalidTopK", 422, "top_k is not a positive integer")
-INVALID_FORM = Kind("InvalidForm", 422, "The form does not have one file in the field 'image'")
+INVALID_FORM = Kind("InvalidForm", 422, "The form does not have the fields that it should")
 TOO_MANY_REQUESTS = Kind("TooManyRequests", 429, "This client asks too often")
 INTERNAL_ERROR = Kind("InternalError", 500, "The service has a defect")
 BUSY = Kind("Busy", 503, "Too many images wait already")
 TIMEOUT = Kind("Timeout", 504, "The answer took too long")
 
-PREDICT_KINDS = (
-    EMPTY_BODY,
-    UNDECODABLE_IMAGE,
-    MALFORMED_FORM,
+_ANY_ANSWER = (
     SLOW_BODY,
     TOO_MANY_BYTES,
-    TOO_MANY_PIXELS,
     UNSUPPORTED_TYPE,
-    INVALID_TOP_K,
-    INVALID_FORM,
     INTERNAL_ERROR,
     BUSY,
     TIMEOUT,
 )
-"""What ``/predict`` can answer with."""
+_ANY_FORM = (MALFORMED_FORM, INVALID_TOP_K, INVALID_FORM)
+_ANY_IMAGE = (EMPTY_BODY, UNDECODABLE_IMAGE, TOO_MANY_PIXELS)
+
+PREDICT_KINDS = (*_ANY_ANSWER, *_ANY_FORM, *_ANY_IMAGE)
+"""What the answer for one image can be instead."""
+
+BATCH_KINDS = (*_ANY_ANSWER, *_ANY_FORM, TOO_MANY_IMAGES)
+"""What the answer for many images can be instead; the problem of one of them is in the answer."""
+
+INFER_KINDS = (*_ANY_ANSWER, *_ANY_IMAGE, INVALID_INFERENCE, NO_SUCH_MODEL, TOO_MANY_IMAGES)
+"""What the answer to the Open Inference Protocol can be instead."""
+
+KINDS = tuple(kind for kind in list(globals().values()) if isinstance(kind, Kind))
+"""All of them."""
 
 
 class Problem(Exception):  # noqa: N818 - RFC 9457's word

@@ -45,6 +45,9 @@ def serve(
     max_bytes: Annotated[
         int, typer.Option(help="The largest image file, in bytes; larger ones get 413.")
     ] = 20 * 2**20,
+    max_images: Annotated[
+        int, typer.Option(help="The most images in one request; with more it gets 413.")
+    ] = 64,
 ) -> None:
     """Serve a model over HTTP, until Ctrl-C.
 
@@ -62,6 +65,7 @@ def serve(
         max_batch=max_batch,
         max_queue=max_queue,
         max_bytes=max_bytes,
+        max_images=max_images,
     )
     launch.serve(settings, host, port, on_ready=_announce)
 
