@@ -4,7 +4,7 @@
 
     front ── BentoML's probes and static files, or:
     └── app ── the routes
-         ├── predict, batch, classify, v2 ── answering, bodies, forms, limits
+         ├── predict, batch, classify, v2 ── answering, uploads, forms, bodies, limits
          ├── card, pages, openapi
          └── problems ── what is answered where there is no answer
 """

@@ -18,9 +18,10 @@ from service.faces.answering import (
     refused,
     top_k_of,
 )
-from service.faces.bodies import declared_length, file_in, files_of
+from service.faces.bodies import declared_length
 from service.faces.forms import Part
 from service.faces.limits import Limits
+from service.faces.uploads import file_in, files_of
 from service.inference.engine import Engine
 
 

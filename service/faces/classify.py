@@ -19,8 +19,8 @@ from service.faces.answering import (
     named,
     parsed_top_k,
 )
-from service.faces.bodies import FIELD, image_and_values, is_form
 from service.faces.problems import Problem
+from service.faces.uploads import FIELD, image_and_values, is_form
 from service.inference.engine import Engine
 
 _PREDICTION = {

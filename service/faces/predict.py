@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.faces.answering import answering, in_time, json_answer, model_of, named, top_k_of
-from service.faces.bodies import image_of
+from service.faces.uploads import image_of
 from service.inference.engine import Engine
 
 

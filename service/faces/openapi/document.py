@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from service.faces import problems
-from service.faces.bodies import FIELD, FILES_FIELD
 from service.faces.openapi import protocol
 from service.faces.openapi.parts import (
     BINARY,
@@ -18,6 +17,7 @@ from service.faces.openapi.parts import (
     text,
 )
 from service.faces.openapi.schemas import SCHEMAS
+from service.faces.uploads import FIELD, FILES_FIELD
 
 
 def _form(required: str, **fields: Any) -> dict[str, Any]:

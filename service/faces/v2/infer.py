@@ -11,9 +11,10 @@ from starlette.responses import Response
 
 from service.faces import problems
 from service.faces.answering import answering, gathered, problem_of
-from service.faces.bodies import body_of, checked_image, declared_length, must_be_plain
+from service.faces.bodies import body_of, declared_length, must_be_plain
 from service.faces.limits import Limits
 from service.faces.problems import Problem
+from service.faces.uploads import checked_image
 from service.faces.v2.metadata import must_be_served
 from service.faces.v2.reading import HEADER, Accepted, Inference, read
 from service.faces.v2.responding import response

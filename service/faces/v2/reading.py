@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from pydantic_core import from_json
 
 from service.faces import problems
-from service.faces.bodies import too_many_images
 from service.faces.problems import Problem
+from service.faces.uploads import too_many_images
 from service.faces.v2.tensors import (
     IMAGE,
     INPUT,
@@ -95,12 +95,12 @@ def read(body: bytes, header_length: str | None, accepted: Accepted) -> Inferenc
     length = len(body) if header_length is None else _length(header_length, len(body))
     request = _parsed(body[:length], accepted.json_bytes)
     inputs = _member(request, "inputs", [], "a list", "The request")
-    if len(inputs) != 1 or not isinstance(inputs[0], dict):
+    if len(inputs) != 1:
         raise invalid(
             f"A request must have one input, {IMAGE!r} or {INPUT!r}; this one has {len(inputs)}."
-            if len(inputs) != 1
-            else "An input must be an object."
         )
+    if not isinstance(inputs[0], dict):
+        raise invalid("An input must be an object.")
     parameters = _member(request, "parameters", {}, "an object", "The request")
     binary = _member(parameters, "binary_data_output", False, "true or false", "The request")
     images, tensors = _input(inputs[0], memoryview(body)[length:], accepted)
@@ -159,9 +159,7 @@ def _input(
     size = parameters.get("binary_data_size")
     if size is None:
         if "data" not in tensor:
-            raise invalid(
-                f"{where} has neither data nor a parameter binary_data_size.",
-            )
+            raise invalid(f"{where} has neither data nor a parameter binary_data_size.")
         _must_be_all(0, binary)
         data = tensor["data"]
         if name == IMAGE:
@@ -219,7 +217,7 @@ def _output(output: Any, binary: bool) -> Output:
         raise invalid("Shared memory is not offered here.", hint="Ask for binary data.")
     classes = parameters.get("classification", 0)
     if type(classes) is not int or classes < 0:
-        raise invalid(f"{where}: classification must be a number of classes, not {_short(classes)}")
+        raise invalid(f"{where}: classification must be a positive number, not {_short(classes)}.")
     if classes and output["name"] == LABEL:
         raise invalid(f"{where} is a class already.", hint=f"Ask it of {PROBABILITIES!r}.")
     return Output(
