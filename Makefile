@@ -35,7 +35,7 @@ install: .venv/installed
 # Pins every dependency with its hashes; run after changing pyproject.toml.
 lock: install
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	  --no-annotate --extra train --extra timm --extra distributed --extra plots --extra gpu --group dev pyproject.toml \
+	  --no-annotate --extra train --extra timm --extra distributed --extra plots --extra tracing --extra gpu --group dev pyproject.toml \
 	  -o requirements/dev.txt
 	echo uv | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --no-header --no-annotate - -o requirements/uv.txt

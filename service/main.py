@@ -16,6 +16,7 @@ from PIL import Image
 
 from service import channel
 from service.faces.app import build_app
+from service.faces.front import Front
 from service.inference.engine import Engine
 from service.observe import logs, tracing
 from service.observe.metrics import Metrics
@@ -44,7 +45,6 @@ def _metrics() -> Metrics | None:
     # a millisecond; service.observe.tracing makes ours.
     tracing={"excluded_urls": ".*"},
 )
-@bentoml.asgi_app(app, path="/")
 class TlserveService:
     """Classifies images with the model of one bundle."""
 
@@ -90,3 +90,4 @@ class TlserveService:
 
 # The first of them is the outermost.
 TlserveService.add_asgi_middleware(Observed, metrics=_metrics)  # type: ignore[attr-defined]
+TlserveService.add_asgi_middleware(Front, ours=app)  # type: ignore[attr-defined]

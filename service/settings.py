@@ -49,6 +49,8 @@ class Settings(BaseModel):
     """How the log is written."""
     access_log: bool = False
     """Whether each request gets a line in the log."""
+    max_images: _Count = 64
+    """The most images in one request."""
 
     def __init__(self, **values: Any) -> None:
         try:

@@ -1,172 +1,49 @@
-"""The HTTP face: a Starlette application that BentoML mounts beside its own routes."""
+"""The HTTP faces of the one queue: a Starlette application in front of BentoML's routes."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import logging
-import time
-
 from starlette.applications import Starlette
-from starlette.convertors import Convertor, register_url_convertor
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
-from starlette.routing import Route
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, compile_path
 from starlette.types import Receive, Scope, Send
 
-from service.faces import problems
-from service.faces.bodies import image_of
-from service.faces.openapi import DEFAULT_TOP_K, PATHS, document
+from service.faces import problems, v2
+from service.faces.answering import refused
+from service.faces.batch import predict_batch
+from service.faces.card import card
+from service.faces.classify import classify, schema
+from service.faces.openapi import PATHS
+from service.faces.pages import metrics, openapi, page
+from service.faces.predict import predict
 from service.faces.problems import Problem
-from service.inference.engine import Engine, QueueFullError
-from service.observe.request import note_timing
-from tlserve.errors import ImageTooLargeError, UndecodableImageError
-from tlserve.runtime import Prediction
 
-logger = logging.getLogger(__name__)
-
-_ANSWER_SECONDS = 25.0
-"""With the time for a body less than BentoML's timeout, whose answer is no problem document."""
-
-# BentoML's page reports its visitors to an analytics service; this one shows the same without.
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>tlserve</title>
-<link rel="stylesheet" href="./static_content/swagger-ui.css">
-</head>
-<body>
-<div id="swagger-ui"></div>
-<script src="./static_content/swagger-ui-bundle.js"></script>
-<script>
-SwaggerUIBundle({url: "./openapi.json", dom_id: "#swagger-ui", validatorUrl: null});
-</script>
-</body>
-</html>
-"""
-
-
-class _OtherPath(Convertor[str]):
-    """Every path but those of the files that BentoML serves for the page."""
-
-    regex = "(?!static_content/).*"
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return value
-
-
-register_url_convertor("other", _OtherPath())
+_DOCUMENTED = [(compile_path(path)[0], operations) for path, operations in PATHS.items()]
 
 
 def build_app() -> Starlette:
     """Build the application; ``app.state.engine`` must be set before the first request."""
     return Starlette(
         routes=[
+            # What comes first is found the fastest.
             Route("/predict", predict, methods=["POST"]),
+            Route("/predict/batch", predict_batch, methods=["POST"]),
+            Route("/classify", classify, methods=["POST"]),
+            *v2.ROUTES,
+            Route("/model", card),
+            Route("/schema.json", schema),
             Route("/openapi.json", openapi),
             Route("/docs.json", openapi),
             Route("/metrics", metrics),
             Route("/", page),
-            Route("/{path:other}", NoSuchRoute()),
-        ]
+            Route("/{path:path}", NoSuchRoute()),
+        ],
+        exception_handlers={Problem: _refuse},
     )
 
 
-async def predict(request: Request) -> Response:
-    """``POST /predict``: classify one image."""
-    engine: Engine = request.app.state.engine
-    started = time.perf_counter()
-    response = await _answer_or_problem(request, engine)
-    engine.metrics.answered(time.perf_counter() - started)
-    return response
-
-
-async def _answer_or_problem(request: Request, engine: Engine) -> Response:
-    try:
-        return await _predict(request, engine)
-    except Problem as problem:
-        answer = problem
-    except ClientDisconnect:
-        # Nobody is there to read this; the connection is closed.
-        return Response(status_code=400)
-    except Exception:
-        # Further out it would come as plain text, or not before BentoML's timeout.
-        logger.exception("A request to /predict failed")
-        answer = Problem(problems.INTERNAL_ERROR, "The answer could not be made; the log says why.")
-    engine.metrics.rejected(answer.kind.name)
-    return answer.response()
-
-
-async def _predict(request: Request, engine: Engine) -> Response:
-    top_k = _top_k(request)
-    try:
-        with engine.place():
-            data = await image_of(request, engine.settings.max_bytes)
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                answered = await engine.answer(data)
-    except UndecodableImageError as error:
-        raise Problem(problems.UNDECODABLE_IMAGE, error.message, hint=error.hint) from error
-    except ImageTooLargeError as error:
-        raise Problem(problems.TOO_MANY_PIXELS, error.message, hint=error.hint) from error
-    except QueueFullError as error:
-        raise problems.busy(error.rule, error.wait) from error
-    except TimeoutError as error:
-        raise problems.busy(
-            f"There was no answer after {_ANSWER_SECONDS:.0f} seconds.", engine.settings.max_wait
-        ) from error
-    engine.metrics.answered_image(answered.probabilities)
-    note_timing(answered.timing)
-    return _answer(engine, engine.predictor.top(answered.probabilities, top_k))
-
-
-def _answer(engine: Engine, predictions: list[Prediction]) -> Response:
-    manifest = engine.predictor.bundle.manifest
-    content = {
-        "model": {"name": manifest.name, "version": manifest.version},
-        "predictions": [{"label": p.label, "probability": p.probability} for p in predictions],
-    }
-    # A probability that is no number must not leave: it has no JSON form, and is a defect.
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Response(text, media_type="application/json")
-
-
-def _top_k(request: Request) -> int:
-    values = request.query_params.getlist("top_k")
-    if not values:
-        return DEFAULT_TOP_K
-    text = values[0]
-    if len(values) > 1 or not (text.isascii() and text.isdecimal()) or not text.strip("0"):
-        given = ", ".join(repr(value[:40]) for value in values[:5])
-        raise Problem(
-            problems.INVALID_TOP_K,
-            f"top_k must be one positive integer, not {given}.",
-            hint="For example ?top_k=3.",
-        )
-    # No model has that many classes, and Python refuses to parse very long numbers.
-    return int(text) if len(text) < 10 else 10**9
-
-
-async def openapi(request: Request) -> Response:
-    """``GET /openapi.json``: the OpenAPI document."""
-    engine: Engine = request.app.state.engine
-    manifest = engine.predictor.bundle.manifest
-    return JSONResponse(document(manifest.name, manifest.version, len(manifest.classes)))
-
-
-async def metrics(request: Request) -> Response:
-    """``GET /metrics``: for Prometheus."""
-    engine: Engine = request.app.state.engine
-    text, content_type = engine.metrics.exposition()
-    return Response(text, headers={"Content-Type": content_type})
-
-
-async def page(_: Request) -> Response:
-    """``GET /``: the documentation, for people."""
-    return HTMLResponse(_PAGE)
+async def _refuse(request: Request, error: Exception) -> Response:
+    return refused(error, request.app.state.engine).response(request.scope["path"])
 
 
 class NoSuchRoute:
@@ -174,19 +51,20 @@ class NoSuchRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send a problem document; see the ASGI specification."""
-        request = Request(scope)
-        operations = PATHS.get(request.url.path)
-        if operations is None:
+        path = scope["path"]
+        for pattern, operations in _DOCUMENTED:
+            if pattern.match(path):
+                allowed = ", ".join(operations).upper()
+                problem = Problem(
+                    problems.METHOD_NOT_ALLOWED,
+                    f"{path} answers {allowed}, not {scope['method']}.",
+                    headers={"Allow": allowed},
+                )
+                break
+        else:
             problem = Problem(
                 problems.NOT_FOUND,
-                f"There is nothing at {request.url.path}.",
+                f"There is nothing at {path}.",
                 hint=f"There are {', '.join(PATHS)}, and a page for people at /.",
             )
-        else:
-            allowed = ", ".join(operations).upper()
-            problem = Problem(
-                problems.METHOD_NOT_ALLOWED,
-                f"{request.url.path} answers {allowed}, not {request.method}.",
-                headers={"Allow": allowed},
-            )
-        await problem.response()(scope, receive, send)
+        await problem.response(path)(scope, receive, send)

@@ -37,31 +37,47 @@ class Kind:
 EMPTY_BODY = Kind("EmptyBody", 400, "The image is empty")
 UNDECODABLE_IMAGE = Kind("UndecodableImage", 400, "The bytes are not an image")
 MALFORMED_FORM = Kind("MalformedForm", 400, "The multipart body is malformed")
+INVALID_INFERENCE = Kind(
+    "InvalidInference", 400, "The request does not follow the Open Inference Protocol"
+)
+UNAUTHORIZED = Kind("Unauthorized", 401, "The request has no valid credentials")
 NOT_FOUND = Kind("NotFound", 404, "There is nothing at this path")
+NO_SUCH_MODEL = Kind("NoSuchModel", 404, "This model or version is not served here")
 METHOD_NOT_ALLOWED = Kind("MethodNotAllowed", 405, "This path does not have this method")
 SLOW_BODY = Kind("SlowBody", 408, "The body did not arrive in time")
 TOO_MANY_BYTES = Kind("TooManyBytes", 413, "The body is too large")
+TOO_MANY_IMAGES = Kind("TooManyImages", 413, "The request has too many images")
 TOO_MANY_PIXELS = Kind("TooManyPixels", 413, "The image has too many pixels")
 UNSUPPORTED_TYPE = Kind("UnsupportedType", 415, "The body is not of a type that is accepted")
 INVALID_TOP_K = Kind("InvalidTopK", 422, "top_k is not a positive integer")
-INVALID_FORM = Kind("InvalidForm", 422, "The form does not have one file in the field 'image'")
+INVALID_FORM = Kind("InvalidForm", 422, "The form does not have the fields that it should")
+TOO_MANY_REQUESTS = Kind("TooManyRequests", 429, "This client asks too often")
 INTERNAL_ERROR = Kind("InternalError", 500, "The service has a defect")
 BUSY = Kind("Busy", 503, "Too many images wait already")
+TIMEOUT = Kind("Timeout", 504, "The answer took too long")
 
-PREDICT_KINDS = (
-    EMPTY_BODY,
-    UNDECODABLE_IMAGE,
-    MALFORMED_FORM,
+_ANY_ANSWER = (
     SLOW_BODY,
     TOO_MANY_BYTES,
-    TOO_MANY_PIXELS,
     UNSUPPORTED_TYPE,
-    INVALID_TOP_K,
-    INVALID_FORM,
     INTERNAL_ERROR,
     BUSY,
+    TIMEOUT,
 )
-"""What ``/predict`` can answer with."""
+_ANY_FORM = (MALFORMED_FORM, INVALID_TOP_K, INVALID_FORM)
+_ANY_IMAGE = (EMPTY_BODY, UNDECODABLE_IMAGE, TOO_MANY_PIXELS)
+
+PREDICT_KINDS = (*_ANY_ANSWER, *_ANY_FORM, *_ANY_IMAGE)
+"""What the answer for one image can be instead."""
+
+BATCH_KINDS = (*_ANY_ANSWER, *_ANY_FORM, TOO_MANY_IMAGES)
+"""What the answer for many images can be instead; the problem of one of them is in the answer."""
+
+INFER_KINDS = (*_ANY_ANSWER, *_ANY_IMAGE, INVALID_INFERENCE, NO_SUCH_MODEL, TOO_MANY_IMAGES)
+"""What the answer to the Open Inference Protocol can be instead."""
+
+KINDS = tuple(kind for kind in list(globals().values()) if isinstance(kind, Kind))
+"""All of them."""
 
 
 class Problem(Exception):  # noqa: N818 - RFC 9457's word
@@ -83,8 +99,9 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
         self.hint = hint
         self.headers = headers
 
-    def response(self) -> Response:
-        """Build the problem document."""
+    @property
+    def members(self) -> dict[str, str | int]:
+        """The members of the problem document."""
         members: dict[str, str | int] = {
             "type": self.kind.type,
             "title": self.kind.title,
@@ -95,6 +112,17 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
             members["hint"] = self.hint
         if identity := request_id():
             members["request_id"] = identity
+        return members
+
+    def response(self, path: str = "") -> Response:
+        """Build the problem document.
+
+        Args:
+            path: The request's; clients of the Open Inference Protocol look for a member ``error``.
+        """
+        members = self.members
+        if path.startswith("/v2"):
+            members["error"] = f"{self.detail} {self.hint}".rstrip()
         return Response(
             json.dumps(members, ensure_ascii=False),
             self.kind.status,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from service.inference.scheduler import Plan, Scheduler
 from service.inference.timing import Timing
 from service.observe.metrics import Metrics, batch_sizes
+from service.observe.request import note_timing
 from service.settings import Settings
 from tlserve.bundle import Bundle
 from tlserve.preprocess import decode, to_tensor
@@ -157,11 +158,16 @@ class Engine:
         Raises:
             ImageError: The image cannot be used.
         """
-        return Answered(*await self._scheduler.submit(data))
+        return self._observed(*await self._scheduler.submit(data))
 
     async def answer_tensor(self, tensor: Tensor) -> Answered:
         """Answer for one preprocessed image: float32, shape [3, height, width]."""
-        return Answered(*await self._scheduler.submit_prepared(tensor))
+        return self._observed(*await self._scheduler.submit_prepared(tensor))
+
+    def _observed(self, probabilities: Row, timing: Timing) -> Answered:
+        self.metrics.answered_image(probabilities)
+        note_timing(timing)
+        return Answered(probabilities, timing)
 
     def _prepare(self, data: bytes, timing: Timing) -> Tensor:
         spec = self.predictor.bundle.manifest.preprocessing

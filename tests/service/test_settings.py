@@ -16,6 +16,7 @@ def test_the_environment_carries_every_setting() -> None:
         max_batch=3,
         max_queue=4,
         max_bytes=5,
+        max_images=7,
         threads=6,
     )
     assert Settings.from_environment(settings.to_environment()) == settings

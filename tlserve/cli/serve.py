@@ -74,6 +74,9 @@ def serve(
     access_log: Annotated[
         bool, typer.Option("--access-log", help="Write a line to the log for each request.")
     ] = False,
+    max_images: Annotated[
+        int, typer.Option(help="The most images in one request; with more it gets 413.")
+    ] = 64,
 ) -> None:
     """Serve a model over HTTP, until Ctrl-C.
 
@@ -95,6 +98,7 @@ def serve(
         max_bytes=max_bytes,
         log_format=cast("Format", log_format),
         access_log=access_log,
+        max_images=max_images,
     )
     if tune or tune_images:
         from tlserve.cli.tuning import tuned
