@@ -32,9 +32,10 @@ _WHOLE_NUMBERS = 10
 """From so many steps a second on, fractions say nothing."""
 
 out = Console(highlight=False, soft_wrap=True)
-if not out.is_terminal:
-    out.width = _PIPE_WIDTH
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+for console in (out, err):
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
 
 
 def print_error(error: TlserveError) -> None:
@@ -44,8 +45,13 @@ def print_error(error: TlserveError) -> None:
         err.print(f"[cyan]hint:[/] {escape(error.hint)}")
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table to standard output; cells are plain text."""
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    console: Console = out,
+) -> None:
+    """Print a table, to standard output unless another console is given; cells are plain text."""
     grid = Table(title=title or None, title_justify="left", title_style="bold")
     *others, last = columns
     for column in others:
@@ -54,7 +60,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     for row in rows:
         grid.add_row(*(escape(cell) for cell in row))
     # Soft wrapping, right for sentences, would break the table's lines.
-    out.print(grid, soft_wrap=False, crop=False)
+    console.print(grid, soft_wrap=False, crop=False)
 
 
 class _Rows(Progress):

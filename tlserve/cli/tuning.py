@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlserve.cli.console import Bar, out, table
+from tlserve.cli.console import Bar, err, table
 from tlserve.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,9 +44,11 @@ def tuned(settings: Settings, folder: Path | None) -> Settings:
         f"{bundle.manifest.name}, from files to answers, {what}",
         ["threads", "max batch", "images/s"],
         rows,
+        # What `serve` writes to standard output is for scripts: one line, when it is ready.
+        err,
     )
     best = found[0]
-    out.print(f"Serving with --threads {best.threads} --max-batch {best.max_batch}.")
+    err.print(f"Serving with --threads {best.threads} --max-batch {best.max_batch}.")
     return settings.model_copy(update={"threads": best.threads, "max_batch": best.max_batch})
 
 
