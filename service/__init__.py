@@ -2,10 +2,10 @@
 
 ::
 
-    launch ──starts──▶ main (BentoML's worker process)
-                        └── routes ── bodies, problems, openapi
-                             └── engine ── batcher, metrics
+    launch ── supervisor ──starts──▶ worker (uvicorn, with connections that end)
+                                      └── main (BentoML's application, behind the guard)
+                                           └── faces ── inference
 
-``main`` holds the service class, ``launch`` starts and supervises its process, ``channel`` is the
-line between the two. Nothing here imports torch: with the ONNX backend the service runs without it.
+``main`` holds the service class, ``channel`` is the line between supervisor and worker. Nothing
+here imports torch: with the ONNX backend the service runs without it.
 """

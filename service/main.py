@@ -11,12 +11,14 @@ import logging
 import os
 import sys
 import warnings
+from typing import Any, cast
 
 import bentoml
 from PIL import Image
 
 from service import channel
 from service.faces.app import build_app
+from service.guard.middleware import Guard
 from service.inference.engine import Engine
 from service.settings import Settings
 from tlserve.errors import TlserveError
@@ -74,3 +76,9 @@ class TlserveService:
     async def __is_ready__(self) -> bool:
         """Answer ``/readyz``."""
         return self._engine is not None and self._engine.ready
+
+
+# However it is started: nothing of BentoML's that reads a body is outside of this.
+application = cast("bentoml.Service[Any]", TlserveService)
+"""What the decorators have made of the class."""
+application.add_asgi_middleware(Guard)

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from service.guard.settings import GuardSettings
 from tlserve.bundle import Bundle
 from tlserve.errors import UsageError
 from tlserve.runtime.backend import Device, check_backend
@@ -18,7 +19,7 @@ PREFIX = "TLSERVE_"
 _Count = Annotated[int, Field(ge=1)]
 
 
-class Settings(BaseModel):
+class Settings(GuardSettings):
     """Every setting of a service process; each is also ``TLSERVE_<NAME>`` in its environment.
 
     What is ``None``, or not in the environment, is filled in by :meth:`running`.
@@ -26,8 +27,6 @@ class Settings(BaseModel):
     Raises:
         UsageError: A value is not one that can be used.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     bundle: Path
     """The bundle's directory."""
@@ -77,9 +76,9 @@ class Settings(BaseModel):
     def to_environment(self) -> dict[str, str]:
         """Give the variables that :meth:`from_environment` reads."""
         return {
-            PREFIX + name.upper(): str(getattr(self, name))
+            PREFIX + name.upper(): ",".join(value) if isinstance(value, tuple) else str(value)
             for name in type(self).model_fields
-            if getattr(self, name) is not None
+            if (value := getattr(self, name)) not in (None, ())
         }
 
 
@@ -91,8 +90,12 @@ def _explained(error: ValidationError) -> UsageError:
     match first["type"]:
         case "greater_than_equal":
             return UsageError(f"{option} must be at least {context['ge']}, not {value}.")
+        case "greater_than":
+            return UsageError(f"{option} must be more than {context['gt']:g}, not {value}.")
         case "int_parsing":
             return UsageError(f"{PREFIX}{name.upper()} must be a whole number, not {value!r}.")
+        case "float_parsing":
+            return UsageError(f"{PREFIX}{name.upper()} must be a number, not {value!r}.")
         case "literal_error":
             known = str(context["expected"]).replace("'", "").replace(" or ", ", ")
             return UsageError(f"Unknown {option} {value!r}.", hint=f"Known: {known}.")

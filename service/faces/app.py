@@ -18,6 +18,7 @@ from service.faces import problems
 from service.faces.bodies import image_of
 from service.faces.openapi import DEFAULT_TOP_K, PATHS, document
 from service.faces.problems import Problem
+from service.guard.headers import page_policy
 from service.inference.batcher import QueueFullError
 from service.inference.engine import Engine
 from tlserve.errors import ImageTooLargeError, UndecodableImageError
@@ -45,6 +46,7 @@ SwaggerUIBundle({url: "./openapi.json", dom_id: "#swagger-ui", validatorUrl: nul
 </body>
 </html>
 """
+_PAGE_POLICY = page_policy(_PAGE)
 
 
 class _OtherPath(Convertor[str]):
@@ -166,7 +168,7 @@ async def metrics(request: Request) -> Response:
 
 async def page(_: Request) -> Response:
     """``GET /``: the documentation, for people."""
-    return HTMLResponse(_PAGE)
+    return HTMLResponse(_PAGE, headers={"Content-Security-Policy": _PAGE_POLICY})
 
 
 class NoSuchRoute:

@@ -174,6 +174,8 @@ def document(name: str, version: str, classes: int) -> dict[str, Any]:
         "paths": PATHS,
         "components": {
             "schemas": _SCHEMAS,
-            "responses": {kind.name: _problem_response(kind.title) for kind in kinds},
+            "responses": {
+                kind.name: _problem_response(kind.title) for kind in (*kinds, *problems.GUARD_KINDS)
+            },
         },
     }
