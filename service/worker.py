@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import logging
 import os
 import resource
 import socket
@@ -128,6 +129,10 @@ def _describe() -> None:
     from bentoml._internal.log import configure_server_logging
 
     configure_server_logging()  # type: ignore[no-untyped-call]
+    # It silences the loggers that there are already.
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("service."):
+            logging.getLogger(name).disabled = False
     context = bentoml.server_context
     context.worker_index = 1
     context.service_type = "entry_service"
