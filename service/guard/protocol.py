@@ -8,9 +8,7 @@ client can make the server hold is bounded.
 from __future__ import annotations
 
 import asyncio
-import enum
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import httptools
@@ -20,52 +18,9 @@ from uvicorn.server import ServerState
 
 from service.faces import problems
 from service.faces.problems import Problem
-from service.guard import refusals
+from service.guard import limits, refusals
+from service.guard.limits import Phase, Shared
 from service.guard.middleware import DRAINING
-
-_HEAD_BYTES = 64 * 1024
-"""For a request line with its headers; also for what else a request has beside its body."""
-_BODY_SECONDS = 45.0
-"""The application gives up sooner, with an answer."""
-_REST_SECONDS = 5.0
-"""For the rest of a body whose request is answered already."""
-_WRITE_SECONDS = 30.0
-"""For a client to take some of an answer."""
-_LINGER_SECONDS = 2.0
-"""For a client to read the last answer. Closed at once, with bytes of it unread, the connection
-would be reset, and the answer lost."""
-_DRAIN_IDLE_SECONDS = 1.0
-"""How long idle connections stay open while the service ends. A request that is on its way already
-is answered, and its answer says that the connection ends."""
-_PIPELINED = 16
-"""The most requests that one connection sends ahead of their answers."""
-
-
-@dataclass(slots=True)
-class Shared:
-    """What all connections of a server know.
-
-    Attributes:
-        max_connections: How many there may be.
-        head_seconds: For a request's headers to arrive.
-        idle_seconds: How long one may be idle between requests.
-        draining: Whether the server is about to end.
-    """
-
-    max_connections: int
-    head_seconds: float
-    idle_seconds: float
-    draining: bool = False
-
-
-class Phase(enum.Enum):
-    """What a connection waits for."""
-
-    HEAD = enum.auto()
-    BODY = enum.auto()
-    ANSWER = enum.auto()
-    IDLE = enum.auto()
-    END = enum.auto()
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -116,7 +71,7 @@ class GuardedProtocol(HttpToolsProtocol):
                 return
             else:
                 data = b""
-        if self._unparsed > _HEAD_BYTES:
+        if self._unparsed > limits.HEAD_BYTES:
             self._stop(_too_large())
 
     def on_message_begin(self) -> None:
@@ -131,11 +86,11 @@ class GuardedProtocol(HttpToolsProtocol):
         for name, value in self.headers:
             size += len(name) + len(value) + 4
             hosts += name == b"host"
-        if size > _HEAD_BYTES:
+        if size > limits.HEAD_BYTES:
             raise self._rejected(_too_large())
         if hosts != 1 and (hosts or self.parser.get_http_version() != "1.0"):
             raise self._rejected(_malformed(f"It has {hosts} Host headers instead of one."))
-        if len(self.pipeline) >= _PIPELINED:
+        if len(self.pipeline) >= limits.PIPELINED:
             raise self._rejected(_malformed("Too many requests came ahead of their answers."))
         super().on_headers_complete()
         if self._shared.draining:
@@ -144,7 +99,7 @@ class GuardedProtocol(HttpToolsProtocol):
         # Trailers come to this list: the application has the one that was checked.
         self.headers = []
         self._unparsed = 0
-        self._enter(Phase.BODY, _BODY_SECONDS)
+        self._enter(Phase.BODY, limits.BODY_SECONDS)
 
     def on_body(self, body: bytes) -> None:
         """Hand a part of the body on."""
@@ -166,12 +121,12 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.cycle.response_complete and self._phase is Phase.ANSWER:
             self._enter(Phase.IDLE, self._shared.idle_seconds)
         elif self.cycle.response_complete and self._phase is Phase.BODY:
-            self._enter(Phase.BODY, _REST_SECONDS)
+            self._enter(Phase.BODY, limits.REST_SECONDS)
 
     def pause_writing(self) -> None:
         """Note that the client does not keep up."""
         super().pause_writing()
-        self._write_deadline = self.loop.time() + _WRITE_SECONDS
+        self._write_deadline = self.loop.time() + limits.WRITE_SECONDS
 
     def resume_writing(self) -> None:
         """Note that it does again."""
@@ -183,7 +138,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             # It closes when the client has taken what was written; some never do.
             if self._phase is not Phase.END:
-                self._enter(Phase.END, _LINGER_SECONDS)
+                self._enter(Phase.END, limits.LINGER_SECONDS)
             elif now > self._deadline:
                 self.transport.abort()
         elif now > self._write_deadline:
@@ -196,7 +151,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
         elif self._phase is not Phase.END and not self._unparsed:
-            self._enter(Phase.IDLE, _DRAIN_IDLE_SECONDS)
+            self._enter(Phase.IDLE, limits.DRAIN_IDLE_SECONDS)
 
     def _enter(self, phase: Phase, seconds: float) -> None:
         self._phase = phase
@@ -240,7 +195,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _refuse(self, problem: Problem) -> None:
         refusals.count(problem)
-        self._enter(Phase.END, _LINGER_SECONDS)
+        self._enter(Phase.END, limits.LINGER_SECONDS)
         self.transport.write(refusals.as_bytes(problem, self.server_state.default_headers))
         if self.transport.can_write_eof():
             # The client closes when it has read it, or `check` does.
@@ -256,6 +211,6 @@ def _malformed(detail: str) -> Problem:
 def _too_large() -> Problem:
     return Problem(
         problems.HEADERS_TOO_LARGE,
-        f"The request line and the headers may have {_HEAD_BYTES:,} bytes.",
+        f"The request line and the headers may have {limits.HEAD_BYTES:,} bytes.",
         hint="An image goes into the body.",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Iterator
@@ -42,6 +43,14 @@ def assert_serves(server: Server) -> None:
         assert client.post("/predict", content=IMAGE).status_code == 200
 
 
+def trickle(connection: socket.socket, data: bytes) -> None:
+    """Send the same again and again until the server has had enough."""
+    with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+        for _ in range(300):
+            connection.sendall(data)
+            time.sleep(0.1)
+
+
 def test_silent_connections_are_closed(hasty: Server) -> None:
     with connected(hasty) as connection:
         seconds, data = seconds_until_closed(connection)
@@ -69,10 +78,7 @@ def test_empty_lines_do_not_keep_a_connection(hasty: Server) -> None:
         connection.sendall(LIVEZ)
         assert statuses(connection.recv(65536)) == [200]
         started = time.monotonic()
-        with pytest.raises(OSError, match=r"reset|pipe"):
-            while time.monotonic() - started < 10:
-                connection.sendall(b"\r\n")
-                time.sleep(0.1)
+        trickle(connection, b"\r\n")
     assert time.monotonic() - started < 6
 
 
@@ -89,10 +95,7 @@ def test_the_rest_of_a_body_is_not_waited_for_after_the_answer(hasty: Server) ->
         connection.sendall(head("POST", "/nowhere", Content_Length=10**6) + b"x")
         started = time.monotonic()
         assert statuses(connection.recv(65536)) == [404]
-        with pytest.raises(OSError, match=r"reset|pipe"):
-            while time.monotonic() - started < 20:
-                connection.sendall(b"x")
-                time.sleep(0.1)
+        trickle(connection, b"x")
     assert 4 < time.monotonic() - started < 10
 
 

@@ -257,7 +257,7 @@ def test_a_reader_of_the_log_that_goes_away_does_not_end_the_service(bundle: Bun
         process.stdout.close()
         process.stderr.close()
         assert_answers(port)
-        (worker,) = [line for line in children(process.pid)]
+        (worker,) = children(process.pid)
         os.kill(worker, signal.SIGKILL)
         assert_answers(port)
     finally:

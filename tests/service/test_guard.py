@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import ssl
@@ -24,6 +25,8 @@ from tests.service.test_problems import assert_problem
 from tlserve.bundle import Bundle
 
 ORIGIN = "https://page.example"
+OPENSSL = shutil.which("openssl") or ""
+needs_openssl = pytest.mark.skipif(not OPENSSL, reason="there is no openssl command")
 CLOSED = (
     *(("GET", path) for path in ("/", "/metrics", "/openapi.json", "/docs.json", "/schema.json")),
     *(("GET", path) for path in ("/healthz", "/nowhere", "/static_content/swagger-ui.css")),
@@ -187,7 +190,6 @@ def status_within(client: httpx.Client, status: int, seconds: float) -> bool:
 
 
 def test_who_asks_too_often_has_to_wait(bundle: Bundle) -> None:
-    _, one = keys.make("one")
     made = {name: keys.make(name) for name in ("one", "two")}
     environment = {"TLSERVE_API_KEYS": ",".join(line for _, line in made.values())}
     options = ("--rate", "0.5", "--burst", "3")
@@ -214,7 +216,7 @@ def certificate(folder: Path, name: str) -> tuple[Path, Path]:
     cert, key = folder / f"{name}.pem", folder / f"{name}.key"
     subprocess.run(
         [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+            *(OPENSSL, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
             *("-nodes", "-keyout", str(key), "-out", str(cert), "-days", "2"),
             *("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"),
         ],
@@ -224,6 +226,7 @@ def certificate(folder: Path, name: str) -> tuple[Path, Path]:
     return cert, key
 
 
+@needs_openssl
 def test_tls(bundle: Bundle, tmp_path: Path) -> None:
     cert, key = certificate(tmp_path, "ours")
     with running(bundle.path, "--tls-cert", cert, "--tls-key", key) as server:
@@ -239,6 +242,7 @@ def test_tls(bundle: Bundle, tmp_path: Path) -> None:
     assert not any("Traceback" in line for line in server.log), server.log
 
 
+@needs_openssl
 def test_what_cannot_be_used_for_tls_is_said_before_anything_is_loaded(
     bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -247,7 +251,7 @@ def test_what_cannot_be_used_for_tls_is_said_before_anything_is_loaded(
     missing = tmp_path / "missing.pem"
     locked = tmp_path / "locked.key"
     subprocess.run(
-        ["openssl", "pkey", "-in", str(key), "-aes128", "-passout", "pass:x", "-out", str(locked)],
+        [OPENSSL, "pkey", "-in", str(key), "-aes128", "-passout", "pass:x", "-out", str(locked)],
         check=True,
         capture_output=True,
     )
