@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -25,7 +26,7 @@ CLIENTS = 16
 
 
 class Load:
-    """Clients in a closed loop, each on its own keep-alive connection.
+    """Clients in a closed loop, with short pauses, each on its own keep-alive connection.
 
     They count what becomes of each request: ``answered``; ``refused`` where there is no connection
     to be had; ``closed`` where a connection that had been idle ended without a byte of an answer;
@@ -74,11 +75,14 @@ class Load:
                 return
 
     def _ask_while_it_lasts(self, connection: socket.socket) -> None:
+        pause = random.Random()  # noqa: S311
         while not self._over.is_set():
             outcome, last = ask(connection)
             self.outcomes[outcome] += 1
             if last:
                 return
+            # The end of the service finds connections idle, and requests on their way, too.
+            time.sleep(pause.uniform(0, 0.03))
 
 
 def ask(connection: socket.socket) -> tuple[str, bool]:
