@@ -106,7 +106,8 @@ def _reason(
 
 def _named(found: Measurement) -> str:
     threads = f", {found.threads} thread{'s' * (found.threads > 1)}" * (found.device == "cpu")
-    return f"{found.backend} on {found.device}{threads}, batches of {found.batch}"
+    beside = f", {found.streams} side by side" if found.streams > 1 else ""
+    return f"{found.backend} on {found.device}{threads}, batches of {found.batch}{beside}"
 
 
 def report(

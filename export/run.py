@@ -35,6 +35,7 @@ from tlserve.runtime.backend import BACKENDS, Backend, Device, load_backend
 from tlserve.runtime.eager import TorchBackend
 from tlserve.runtime.golden import golden_tensors
 from tlserve.runtime.measure import Subject, measure
+from tlserve.runtime.serving import lanes
 
 MEASUREMENTS = "measurements.json"
 
@@ -285,7 +286,7 @@ class _Export:
         names = [*(result.format for result in passed), "eager"]
         threads = thread_counts() if device == "cpu" else [1]
         subjects = [
-            Subject(load_backend(draft, name, device, count), count)
+            Subject(load_backend(draft, name, device, count), count, lanes(device, count))
             for name in names
             for count in threads
         ]

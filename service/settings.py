@@ -39,6 +39,8 @@ class Settings(GuardSettings):
     """The most images in one batch."""
     max_queue: _Count = 256
     """The most images that wait; further ones are refused with 503."""
+    max_wait: Annotated[float, Field(gt=0)] = 5.0
+    """The most seconds that an image may have to wait; where it would be more, it is refused."""
     max_bytes: _Count = 20 * 2**20
     """The largest image file, in bytes."""
 

@@ -22,7 +22,8 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
 from service.guard import tls
-from service.guard.protocol import GuardedProtocol, Shared
+from service.guard.limits import Shared
+from service.guard.protocol import GuardedProtocol
 from service.guard.settings import BACKLOG, DRAIN_SECONDS
 from service.settings import Settings
 

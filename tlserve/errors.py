@@ -26,6 +26,10 @@ The command line catches ``TlserveError`` and nothing else: whatever else escape
 ours and keeps its traceback.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class TlserveError(Exception):
     """An error with a message for people.
@@ -44,6 +48,14 @@ class TlserveError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # From another process it comes with its hint, which is no positional argument.
+        return _restored, (type(self), self.message, self.hint)
+
+
+def _restored(kind: type[TlserveError], message: str, hint: str) -> TlserveError:
+    return kind(message, hint=hint)
 
 
 class UsageError(TlserveError):

@@ -19,8 +19,7 @@ from service.faces.bodies import image_of
 from service.faces.openapi import DEFAULT_TOP_K, PATHS, document
 from service.faces.problems import Problem
 from service.guard.headers import page_policy
-from service.inference.batcher import QueueFullError
-from service.inference.engine import Engine
+from service.inference.engine import Engine, QueueFullError
 from tlserve.errors import ImageTooLargeError, UndecodableImageError
 from tlserve.runtime import Prediction
 
@@ -115,7 +114,7 @@ async def _predict(request: Request, engine: Engine) -> Response:
     except ImageTooLargeError as error:
         raise Problem(problems.TOO_MANY_PIXELS, error.message, hint=error.hint) from error
     except QueueFullError as error:
-        raise problems.busy(f"{engine.settings.max_queue} images wait already.") from error
+        raise problems.busy(error.rule, error.wait) from error
     except TimeoutError as error:
         raise Problem(
             problems.TIMEOUT,

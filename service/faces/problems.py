@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -135,6 +136,12 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
         )
 
 
-def busy(detail: str) -> Problem:
-    """Say that there is too much to do, and when to come back."""
-    return Problem(BUSY, detail, hint="Try again in a second.", headers={"Retry-After": "1"})
+def busy(detail: str, wait: float) -> Problem:
+    """Say that there is too much to do, and when to come back: in so many seconds."""
+    seconds = max(1, math.ceil(wait))
+    return Problem(
+        BUSY,
+        detail,
+        hint=f"Try again in {seconds} s.",
+        headers={"Retry-After": str(seconds)},
+    )

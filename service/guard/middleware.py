@@ -135,7 +135,7 @@ class _Admission:
         path = scope["path"]
         if path in PROBES and scope["method"] in ("GET", "HEAD"):
             if path in _READINESS and scope.get("state", {}).get(DRAINING):
-                raise problems.busy("The service is about to end.")
+                raise problems.busy("The service is about to end.", 1)
             return None
         request = _Request()
         for name, value in scope["headers"]:

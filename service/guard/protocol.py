@@ -47,7 +47,7 @@ class GuardedProtocol(HttpToolsProtocol):
             transport.abort()
         elif len(self.connections) > self._shared.max_connections:
             self._refuse(
-                problems.busy(f"There are {self._shared.max_connections} connections already.")
+                problems.busy(f"There are {self._shared.max_connections} connections already.", 1)
             )
         elif self._shared.draining:
             self.shutdown()

@@ -1,8 +1,7 @@
-"""A loaded bundle behind a decode pool and a batcher: from bytes to predictions."""
+"""A loaded bundle behind a scheduler: from bytes to probabilities."""
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import time
 from collections.abc import Iterator
@@ -13,36 +12,35 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.inference.batcher import Batcher, QueueFullError
+from service.inference.scheduler import Plan, Scheduler
+from service.inference.timing import Timing
 from service.observe.metrics import Metrics, batch_sizes
 from service.settings import Settings
 from tlserve.bundle import Bundle
+from tlserve.preprocess import decode, to_tensor
 from tlserve.runtime import Predictor
 from tlserve.runtime.backend import BACKENDS, available_processors
 from tlserve.runtime.golden import check_golden
+from tlserve.runtime.serving import Running
 
 _CPU_WARM_UP_SECONDS = 1.0
 
+Tensor = NDArray[np.float32]
+Row = NDArray[np.float64]
 
-@dataclass(slots=True)
-class Timing:
-    """Where the time of one image went, in seconds.
 
-    Attributes:
-        queue: Until its decoding began.
-        decode: From bytes to pixels.
-        preprocess: From pixels to the network's input.
-        batch_wait: From then until its batch began.
-        inference: How long its batch ran.
-        batch: How many images were in its batch.
+class QueueFullError(Exception):
+    """As many images are inside as may be, or one more would wait longer than it may.
+
+    Args:
+        rule: The rule and the value that broke it.
+        wait: In how many seconds there may be room.
     """
 
-    queue: float = 0.0
-    decode: float = 0.0
-    preprocess: float = 0.0
-    batch_wait: float = 0.0
-    inference: float = 0.0
-    batch: int = 0
+    def __init__(self, rule: str, wait: float) -> None:
+        super().__init__(rule)
+        self.rule = rule
+        self.wait = wait
 
 
 @dataclass(slots=True)
@@ -54,7 +52,7 @@ class Answered:
         timing: Where the time went.
     """
 
-    probabilities: NDArray[np.float64]
+    probabilities: Row
     timing: Timing
 
 
@@ -64,26 +62,31 @@ class Engine:
     Args:
         predictor: The loaded model.
         settings: The limits.
-        max_batch: The most images in one batch.
+        running: How many batches run at once, of how many images.
         metrics: Is told about every batch.
+        lone: The same model on all processors, for an image that is alone; where it is ``None``,
+            such an image runs as any other.
     """
 
     def __init__(
-        self, predictor: Predictor, settings: Settings, max_batch: int, metrics: Metrics
+        self,
+        predictor: Predictor,
+        settings: Settings,
+        running: Running,
+        metrics: Metrics,
+        lone: Predictor | None = None,
     ) -> None:
         self.predictor = predictor
         self.settings = settings
+        self.running = running
         self.metrics = metrics
+        self._lone = lone or predictor
         self._inside = 0
-        self._most = settings.max_queue + max_batch
-        self._decoders = ThreadPoolExecutor(available_processors(), "tlserve-decode")
-        self._batcher: Batcher[NDArray[np.float32], NDArray[np.float64]] = Batcher(
-            self._run,
-            max_batch=max_batch,
-            max_queue=settings.max_queue,
-            observer=metrics,
+        self._most = settings.max_queue + running.max_batch * running.lanes
+        self._scheduler: Scheduler[bytes, Tensor, Row] = Scheduler(
+            self._prepare, self._run, _plan(running), metrics
         )
-        self._batcher.start()
+        self._scheduler.start()
 
     @classmethod
     def start(cls, settings: Settings) -> Engine:
@@ -104,8 +107,11 @@ class Engine:
             predictor = Predictor.load(bundle, running.backend, running.device, running.threads)
             check_golden(bundle, predictor.backend)
             verified.result()
-        _warm_up(predictor, running.max_batch)
-        engine = cls(predictor, settings, running.max_batch, Metrics(running.max_batch))
+        lone = _lone(bundle, running)
+        for loaded, largest in ((predictor, running.max_batch), (lone, 1)):
+            if loaded is not None:
+                _warm_up(loaded, largest)
+        engine = cls(predictor, settings, running, Metrics(running.max_batch), lone)
         # What start-up made lives as long as the process: the collector need not walk it again.
         gc.collect()
         gc.freeze()
@@ -114,22 +120,26 @@ class Engine:
     @property
     def ready(self) -> bool:
         """Whether requests will be answered."""
-        return self._batcher.alive
+        return self._scheduler.alive
 
     def stop(self) -> None:
         """Finish what was accepted and end the threads."""
-        self._decoders.shutdown()
-        self._batcher.stop()
+        self._scheduler.stop()
 
     @contextmanager
     def place(self, images: int = 1) -> Iterator[None]:
-        """Take a request in, before its body is read: what waits for a decoder waits too.
+        """Take a request in, before its body is read: what waits to be decoded waits too.
 
         Raises:
-            QueueFullError: Too many images are inside already.
+            QueueFullError: Too many images are inside already, or it would wait too long.
         """
+        wait = self._scheduler.wait
         if self._inside + images > self._most:
-            raise QueueFullError
+            raise QueueFullError(f"{self._inside} images wait already.", wait)
+        if wait > self.settings.max_wait:
+            raise QueueFullError(
+                f"An image would wait {wait:.1f} s; {self.settings.max_wait:g} s are allowed.", wait
+            )
         self._inside += images
         try:
             yield
@@ -142,16 +152,49 @@ class Engine:
         Raises:
             ImageError: The image cannot be used.
         """
-        loop = asyncio.get_running_loop()
-        tensor = await loop.run_in_executor(self._decoders, self.predictor.preprocess, data)
-        return await self.answer_tensor(tensor)
+        return Answered(*await self._scheduler.submit(data))
 
-    async def answer_tensor(self, tensor: NDArray[np.float32]) -> Answered:
+    async def answer_tensor(self, tensor: Tensor) -> Answered:
         """Answer for one preprocessed image: float32, shape [3, height, width]."""
-        return Answered(await self._batcher.submit(tensor), Timing())
+        return Answered(*await self._scheduler.submit_prepared(tensor))
 
-    def _run(self, tensors: list[NDArray[np.float32]]) -> NDArray[np.float64]:
-        return self.predictor.probabilities(np.stack(tensors))
+    def _prepare(self, data: bytes, timing: Timing) -> Tensor:
+        spec = self.predictor.bundle.manifest.preprocessing
+        started = time.perf_counter()
+        image = decode(data, spec)
+        decoded = time.perf_counter()
+        tensor = to_tensor(image, spec)
+        timing.decode = decoded - started
+        timing.preprocess = time.perf_counter() - decoded
+        return tensor
+
+    def _run(self, tensors: list[Tensor], alone: bool) -> Row:
+        predictor = self._lone if alone else self.predictor
+        batch = tensors[0][None] if len(tensors) == 1 else np.stack(tensors)
+        return predictor.probabilities(batch)
+
+
+def _plan(running: Running) -> Plan:
+    processors = available_processors()
+    if running.device == "cpu":
+        return Plan(processors, running.lanes, running.max_batch, patient=True)
+    # Threads that wait for the device leave the processors to those that decode.
+    return Plan(processors + running.lanes, running.lanes, running.max_batch, patient=False)
+
+
+def _lone(bundle: Bundle, running: Running) -> Predictor | None:
+    """Load the model once more, for all processors, where each batch is given fewer.
+
+    Only ONNX Runtime's sessions have threads of their own; torch's are the process's.
+    """
+    processors = available_processors()
+    if running.device != "cpu" or running.threads == processors:
+        return None
+    if BACKENDS[running.backend].module != "tlserve.runtime.onnx":
+        return None
+    predictor = Predictor.load(bundle, running.backend, running.device, processors)
+    check_golden(bundle, predictor.backend)
+    return predictor
 
 
 def _warm_up(predictor: Predictor, max_batch: int) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram
 from prometheus_client import generate_latest as exposition_of
 
+from service.inference.timing import Timing
+
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -51,14 +53,17 @@ class Metrics:
             registry=registry,
         )
 
+    def prepared(self, timing: Timing) -> None:
+        """See :class:`service.inference.scheduler.Observer`."""
+
     def batch_taken(self, waits: Sequence[float]) -> None:
-        """See :class:`service.inference.batcher.Observer`."""
+        """See :class:`service.inference.scheduler.Observer`."""
         self._batch_size.observe(len(waits))
         for wait in waits:
             self._queue_wait.observe(wait)
 
     def batch_run(self, seconds: float) -> None:
-        """See :class:`service.inference.batcher.Observer`."""
+        """See :class:`service.inference.scheduler.Observer`."""
         self._inference.observe(seconds)
 
     def answered(self, seconds: float) -> None:

@@ -66,6 +66,16 @@ def test_speed_and_latency_are_those_of_the_backend() -> None:
     assert set(backend.sizes) == {1, 4}
 
 
+def test_streams_run_side_by_side() -> None:
+    (alone,) = measure([Subject(Slow(batch=0.02), 1)], IMAGES, [1], rounds=2, seconds=0.2)
+    (three,) = measure([Subject(Slow(batch=0.02), 1, 3)], IMAGES, [1], rounds=2, seconds=0.2)
+    assert three.streams == 3
+    assert alone.images_per_second <= 50
+    # Three sleep at once; the processor has next to nothing to do.
+    assert alone.images_per_second < three.images_per_second <= 150
+    assert three.p50_ms >= 20
+
+
 @pytest.mark.parametrize("backend", [DependsOnTheBatch(), NotANumber()])
 def test_another_answer_under_load_is_an_error(backend: Slow) -> None:
     with pytest.raises(ParityError, match="in a batch of 4 than alone"):

@@ -21,15 +21,22 @@ def chosen(copy: Bundle) -> Bundle:
 
 
 def test_nothing_chosen_and_nothing_asked_for(bundle: Bundle) -> None:
-    assert resolve(bundle) == Running("onnx", "cpu", available_processors(), 32)
+    assert resolve(bundle) == Running("onnx", "cpu", 1, 4)
 
 
 def test_what_was_chosen_holds_unless_something_else_is_asked_for(chosen: Bundle) -> None:
     assert resolve(chosen) == Running("onnx-int8", "cpu", 1, 4)
     assert resolve(chosen, threads=2, max_batch=9) == Running("onnx-int8", "cpu", 2, 9)
+    assert resolve(chosen, backend="eager") == Running("eager", "cpu", 1, 4)
+    assert resolve(chosen, device="cuda") == Running("onnx", "cuda", 1, 32)
+
+
+def test_batches_share_the_processors(bundle: Bundle) -> None:
     everywhere = available_processors()
-    assert resolve(chosen, backend="eager") == Running("eager", "cpu", everywhere, 32)
-    assert resolve(chosen, device="cuda") == Running("onnx", "cuda", everywhere, 32)
+    assert resolve(bundle).lanes == everywhere
+    assert resolve(bundle, threads=everywhere).lanes == 1
+    assert resolve(bundle, threads=everywhere + 1).lanes == 1
+    assert resolve(bundle, device="cuda").lanes == 1
 
 
 def test_more_threads_than_there_are_processors_are_not_chosen(chosen: Bundle) -> None:

@@ -21,7 +21,6 @@ from tests.service import bundle as bundles
 from tlserve.bundle import Bundle
 from tlserve.bundle.manifest import Precision
 from tlserve.runtime import Predictor
-from tlserve.runtime.serving import MAX_BATCH
 
 
 class Answers:
@@ -48,8 +47,10 @@ class Crashes(Answers):
 
 @contextmanager
 def serving(bundle: Bundle, backend: Answers) -> Iterator[Engine]:
-    metrics = Metrics(MAX_BATCH, CollectorRegistry())
-    engine = Engine(Predictor(bundle, backend), Settings(bundle=bundle.path), MAX_BATCH, metrics)
+    settings = Settings(bundle=bundle.path)
+    running = settings.running(bundle)
+    metrics = Metrics(running.max_batch, CollectorRegistry())
+    engine = Engine(Predictor(bundle, backend), settings, running, metrics)
     try:
         yield engine
     finally:

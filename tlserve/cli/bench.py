@@ -63,7 +63,7 @@ def bench(
     for chosen in settings:
         loaded = load_backend(bundle, chosen.backend, chosen.device, chosen.threads)
         check_golden(bundle, loaded)
-        subjects.append(Subject(loaded, chosen.threads))
+        subjects.append(Subject(loaded, chosen.threads, chosen.lanes))
     bar = Bar()
     bar.begin("measuring", len(subjects) * len(sizes) * _ROUNDS)
     try:
@@ -91,10 +91,18 @@ def bench(
         typer.echo(json.dumps(report))
         return
     rows = [
-        [m.backend, m.device, str(m.threads), str(m.batch), *speed_cells(m), str(m.batches)]
+        [
+            m.backend,
+            m.device,
+            str(m.threads),
+            str(m.streams),
+            str(m.batch),
+            *speed_cells(m),
+            str(m.batches),
+        ]
         for m in found
     ]
-    columns = ["backend", "device", "threads", "batch", *SPEED_COLUMNS, "batches"]
+    columns = ["backend", "device", "threads", "side by side", "batch", *SPEED_COLUMNS, "batches"]
     table(f"{manifest.name} {manifest.version}, without HTTP and decoding", columns, rows)
     if plot is not None:
         out.print(f"Written: {plot}")

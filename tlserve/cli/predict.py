@@ -67,7 +67,7 @@ def predict(
         raise UsageError(f"There are no images in {', '.join(map(str, images))}.")
     bundle = Bundle.read(model)
     running = resolve(bundle, backend, device)
-    predictor = Predictor.load(bundle, running.backend, running.device, running.threads)
+    predictor = Predictor.load(bundle, running.backend, running.device)
     answers = _answers(predictor, files, top_k)
     failed = (
         _print_json(answers)

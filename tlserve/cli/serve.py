@@ -50,13 +50,34 @@ def serve(
         _option(
             MODEL,
             "THREADS",
-            "Threads for one batch on the CPU.",
-            "likewise, else one a processor",
+            "Threads for one batch on the CPU. As many run at once as there is room for.",
+            "likewise, else 1",
+        ),
+    ] = None,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            help="Measure first which threads and batches answer most images here, and use those.",
+            rich_help_panel=MODEL,
+        ),
+    ] = False,
+    tune_images: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of images like those that will come, for --tune.",
+            show_default="the validation images where they are at hand, else the golden ones",
+            rich_help_panel=MODEL,
         ),
     ] = None,
     max_batch: Annotated[
         int | None,
-        _option(MODEL, "MAX_BATCH", "The most images in one batch.", "likewise, else 32"),
+        _option(
+            MODEL,
+            "MAX_BATCH",
+            "The most images in one batch.",
+            "likewise, else 4 on the CPU, 32 on a GPU",
+        ),
     ] = None,
     host: Annotated[str, _option(ADDRESS, "HOST", "Address; 0.0.0.0 for all.")] = "127.0.0.1",
     # Not TLSERVE_PORT: in Kubernetes, a service called tlserve sets that to a URL.
@@ -71,6 +92,12 @@ def serve(
     max_queue: Annotated[
         int, _option(LIMITS, "MAX_QUEUE", "The most images that wait; further ones get 503.")
     ] = 256,
+    max_wait: Annotated[
+        float,
+        _option(
+            LIMITS, "MAX_WAIT", "The most seconds that an image may have to wait; else it gets 503."
+        ),
+    ] = 5.0,
     max_bytes: Annotated[
         int, _option(LIMITS, "MAX_BYTES", "The largest image file, in bytes; larger ones get 413.")
     ] = 20 * 2**20,
@@ -151,6 +178,7 @@ def serve(
         threads=threads,
         max_batch=max_batch,
         max_queue=max_queue,
+        max_wait=max_wait,
         max_bytes=max_bytes,
         rate=rate,
         burst=burst,
@@ -165,6 +193,10 @@ def serve(
         header_timeout=header_timeout,
         keep_alive=keep_alive,
     )
+    if tune or tune_images:
+        from tlserve.cli.tuning import tuned
+
+        settings = tuned(settings, tune_images)
     launch.serve(settings, host, port, on_ready=_announce)
 
 

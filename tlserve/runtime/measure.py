@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import median
 
@@ -23,10 +25,17 @@ _LOOSEST = 1e-2
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: a backend, loaded to run with so many threads."""
+    """What is measured.
+
+    Attributes:
+        backend: Loaded to run a batch with so many threads.
+        threads: For one batch.
+        streams: Batches that run side by side.
+    """
 
     backend: Backend
     threads: int
+    streams: int = 1
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,7 @@ class Measurement:
         p50_ms: Half of the batches took so many milliseconds or less.
         p99_ms: Likewise 99 of 100.
         batches: How many were timed.
+        streams: How many ran side by side.
     """
 
     backend: str
@@ -52,6 +62,7 @@ class Measurement:
     p50_ms: float
     p99_ms: float
     batches: int
+    streams: int = 1
 
 
 def measure(
@@ -114,16 +125,30 @@ class _Case:
         self._tolerance = share * float(answers.max() - answers.min())
         self._latencies: list[float] = []
         self._rates: list[float] = []
-        self._next = 0
+        self._next = itertools.count()
         self._batch()  # what the first run of a size sets up is not what is measured
 
     def round(self, seconds: float) -> None:
-        """Answer batches for so many seconds."""
+        """Answer batches for so many seconds, in as many streams as the subject has."""
+        if self._subject.streams == 1:
+            spent = self._stream(seconds)
+            self._latencies += spent
+            self._rates.append(self._size * len(spent) / sum(spent))
+            return
+        started = time.perf_counter()
+        with ThreadPoolExecutor(self._subject.streams) as streams:
+            found = list(streams.map(self._stream, [seconds] * self._subject.streams))
+        together = time.perf_counter() - started
+        self._latencies += [latency for stream in found for latency in stream]
+        self._rates.append(self._size * sum(map(len, found)) / together)
+
+    def _stream(self, seconds: float) -> list[float]:
+        """Answer batches for so many seconds; the seconds of each."""
         spent: list[float] = []
-        while sum(spent) < seconds:
+        end = time.perf_counter() + seconds
+        while not spent or time.perf_counter() < end:
             spent.append(self._batch())
-        self._latencies += spent
-        self._rates.append(self._size * len(spent) / sum(spent))
+        return spent
 
     def result(self) -> Measurement:
         backend = self._subject.backend
@@ -137,12 +162,13 @@ class _Case:
             round(float(p50), 3),
             round(float(p99), 3),
             len(self._latencies),
+            self._subject.streams,
         )
 
     def _batch(self) -> float:
         """Answer one batch, compare, and give the seconds of the answering."""
-        which = (np.arange(self._size) + self._next) % len(self._images)
-        self._next = int(which[-1]) + 1
+        # Counting is one step, so that streams take other images than each other.
+        which = (np.arange(self._size) + next(self._next) * self._size) % len(self._images)
         batch = self._images[which]
         started = time.perf_counter()
         found = self._subject.backend.logits(batch)

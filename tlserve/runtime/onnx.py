@@ -75,6 +75,9 @@ def load(bundle: Bundle, name: str, device: Device, threads: int) -> Backend:
         providers = [(provider, _CUDA_OPTIONS)]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # Threads that have nothing to do would look for work for some milliseconds more, on processors
+    # that could decode the next image meanwhile.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = _ERRORS_ONLY
     try:
         session = onnxruntime.InferenceSession(path, options, providers=providers)

@@ -9,8 +9,8 @@ from tlserve.bundle import Bundle
 from tlserve.bundle.manifest import Serving
 from tlserve.runtime.backend import Device, available_processors, check_backend
 
-MAX_BATCH = 32
-"""Images in a batch, where nothing was chosen."""
+MAX_BATCH: dict[Device, int] = {"cpu": 4, "cuda": 32}
+"""Images in a batch, where nothing was chosen; a processor gains nothing by more."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,20 @@ class Running:
     threads: int
     max_batch: int
 
+    @property
+    def lanes(self) -> int:
+        """How many batches run at once; see :func:`lanes`."""
+        return lanes(self.device, self.threads)
+
+
+def lanes(device: Device, threads: int) -> int:
+    """Tell how many batches of so many threads a device runs at once.
+
+    On the CPU several batches side by side, each on a thread of its own, answer more images than
+    one batch on all processors, whose threads wait for each other in every layer.
+    """
+    return max(1, available_processors() // threads) if device == "cpu" else 1
+
 
 def resolve(
     bundle: Bundle,
@@ -40,7 +54,7 @@ def resolve(
     """Fill in what was not asked for.
 
     What `tlserve export --auto` chose holds where neither backend nor device is asked for. Else it
-    is the ONNX file on the CPU, one thread a processor.
+    is the ONNX file on the CPU, a thread for each batch.
 
     Raises:
         UsageError: There is no such backend.
@@ -50,11 +64,10 @@ def resolve(
         serving = bundle.manifest.serving
     if backend is not None:
         check_backend(backend)
-    processors = available_processors()
-    chosen_threads = min(serving.threads, processors) if serving else processors
+    running_on = device or cast("Device", serving.device if serving else "cpu")
     return Running(
         backend or (serving.backend if serving else "onnx"),
-        device or cast("Device", serving.device if serving else "cpu"),
-        threads or chosen_threads,
-        max_batch or (serving.max_batch if serving else MAX_BATCH),
+        running_on,
+        threads or (min(serving.threads, available_processors()) if serving else 1),
+        max_batch or (serving.max_batch if serving else MAX_BATCH[running_on]),
     )

@@ -1,0 +1,298 @@
+"""Which thread does what: with work that says in which order it was done."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+
+from service.inference.scheduler import Plan, ResultCountError, Scheduler, SchedulerStoppedError
+from service.inference.timing import Timing
+
+Run = Callable[[list[int], bool], Collection[int]]
+
+
+class Record:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.seconds: list[float] = []
+        self.preparations = 0
+
+    def prepared(self, timing: Timing) -> None:
+        assert timing.queue >= 0
+        self.preparations += 1
+
+    def batch_taken(self, waits: Sequence[float]) -> None:
+        assert all(wait >= 0 for wait in waits)
+        self.sizes.append(len(waits))
+
+    def batch_run(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+
+
+class Gate:
+    """A model whose first batch waits until it is let through, so that others pile up behind it."""
+
+    def __init__(self, run: Run) -> None:
+        self.entered = threading.Event()
+        self.open = threading.Event()
+        self._run = run
+
+    def __call__(self, items: list[int], alone: bool) -> Collection[int]:
+        self.entered.set()
+        assert self.open.wait(10)
+        return self._run(items, alone)
+
+
+def parsed(job: str, timing: Timing) -> int:
+    timing.decode = 0.001
+    return int(job)
+
+
+def squares(items: list[int], _alone: bool = False) -> list[int]:
+    return [item * item for item in items]
+
+
+@contextmanager
+def scheduling(
+    run: Run,
+    *,
+    workers: int = 2,
+    lanes: int = 1,
+    max_batch: int = 8,
+    patient: bool = False,
+) -> Iterator[tuple[Scheduler[str, int, int], Record]]:
+    record = Record()
+    plan = Plan(workers, lanes, max_batch, patient)
+    scheduler: Scheduler[str, int, int] = Scheduler(parsed, run, plan, record)
+    scheduler.start()
+    try:
+        yield scheduler, record
+    finally:
+        scheduler.stop()
+
+
+async def result(scheduler: Scheduler[str, int, int], job: object) -> int:
+    return (await scheduler.submit(str(job)))[0]
+
+
+async def submit_behind(
+    gate: Gate, scheduler: Scheduler[str, int, int], jobs: Sequence[object], ready: int
+) -> list[int | BaseException]:
+    """Submit the first, wait until it runs, submit the others, open when so many are prepared."""
+    first = asyncio.create_task(result(scheduler, jobs[0]))
+    await asyncio.to_thread(gate.entered.wait, 10)
+    others = [asyncio.create_task(result(scheduler, job)) for job in jobs[1:]]
+    while len(scheduler._ready) < ready:
+        await asyncio.sleep(0.001)
+    gate.open.set()
+    return await asyncio.gather(first, *others, return_exceptions=True)
+
+
+def test_each_job_gets_its_own_result_and_what_waits_shares_batches() -> None:
+    gate = Gate(squares)
+    with scheduling(gate, max_batch=8) as (scheduler, record):
+        results = asyncio.run(submit_behind(gate, scheduler, range(17), ready=16))
+    assert results == squares(list(range(17)))
+    assert record.sizes == [1, 8, 8]
+    assert record.preparations == 17
+
+
+def test_a_lone_job_leaves_at_once_and_the_model_is_told() -> None:
+    told = []
+
+    def run(items: list[int], alone: bool) -> list[int]:
+        told.append(alone)
+        return squares(items)
+
+    gate = Gate(run)
+    with scheduling(run) as (scheduler, record):
+        assert asyncio.run(result(scheduler, 7)) == 49
+    assert record.sizes == [1]
+    assert told == [True]
+    with scheduling(gate) as (scheduler, record):
+        asyncio.run(submit_behind(gate, scheduler, [1, 2, 3], ready=2))
+    assert told == [True, True, False]
+
+
+def test_the_times_say_where_an_image_was() -> None:
+    def slow(items: list[int], _: bool) -> list[int]:
+        time.sleep(0.02)
+        return squares(items)
+
+    with scheduling(slow) as (scheduler, record):
+        _, timing = asyncio.run(scheduler.submit("3"))
+    assert timing.decode == 0.001
+    assert timing.batch == 1
+    assert 0.02 <= timing.inference < 1
+    assert 0 <= timing.queue < 1
+    assert 0 <= timing.batch_wait < 1
+    assert record.seconds[0] >= 0.02
+
+
+def test_a_job_that_cannot_be_prepared_meets_no_batch() -> None:
+    gate = Gate(squares)
+    with scheduling(gate) as (scheduler, record):
+        results = asyncio.run(submit_behind(gate, scheduler, [0, 1, "two", 3], ready=2))
+        assert scheduler.depth == 0
+    assert isinstance(results.pop(2), ValueError)
+    assert results == [0, 1, 9]
+    assert record.sizes == [1, 2]
+
+
+def test_only_the_item_that_cannot_be_run_fails_and_the_others_run_in_halves() -> None:
+    sizes = []
+
+    def run(items: list[int], _: bool) -> list[int]:
+        sizes.append(len(items))
+        if 5 in items:
+            raise ValueError("five")
+        return squares(items)
+
+    gate = Gate(run)
+    with scheduling(gate) as (scheduler, _):
+        results = asyncio.run(submit_behind(gate, scheduler, range(9), ready=8))
+    assert isinstance(results.pop(5), ValueError)
+    assert results == squares([0, 1, 2, 3, 4, 6, 7, 8])
+    assert sizes == [1, 8, 4, 4, 2, 1, 1, 2] or sizes == [1, 8, 4, 2, 2, 1, 1, 4]
+
+
+def test_what_is_too_much_for_the_memory_runs_in_parts() -> None:
+    def run(items: list[int], _: bool) -> list[int]:
+        if len(items) > 3:
+            raise MemoryError(f"{len(items)} do not fit")
+        return squares(items)
+
+    gate = Gate(run)
+    with scheduling(gate) as (scheduler, _):
+        results = asyncio.run(submit_behind(gate, scheduler, range(9), ready=8))
+    assert results == squares(list(range(9)))
+
+
+def test_results_that_cannot_be_matched_to_their_items_reach_nobody() -> None:
+    gate = Gate(lambda items, _: squares(items)[: max(1, len(items) - 1)])
+    with scheduling(gate) as (scheduler, _):
+        results = asyncio.run(submit_behind(gate, scheduler, [0, 1, 2, 3], ready=3))
+    assert results == [0, 1, 4, 9]
+    with (
+        scheduling(lambda *_: []) as (scheduler, _),
+        pytest.raises(ResultCountError, match="0 results"),
+    ):
+        asyncio.run(result(scheduler, 1))
+
+
+def test_who_leaves_takes_no_place_and_harms_nobody() -> None:
+    gate = Gate(squares)
+
+    async def scenario(scheduler: Scheduler[str, int, int]) -> list[int]:
+        running = asyncio.create_task(result(scheduler, 1))
+        await asyncio.to_thread(gate.entered.wait, 10)
+        waiting = [asyncio.create_task(result(scheduler, item)) for item in (2, 3)]
+        while len(scheduler._ready) < 2:
+            await asyncio.sleep(0.001)
+        running.cancel()
+        waiting[0].cancel()
+        await asyncio.sleep(0)
+        gate.open.set()
+        return [await waiting[1], await result(scheduler, 4)]
+
+    with scheduling(gate) as (scheduler, record):
+        assert asyncio.run(scenario(scheduler)) == [9, 16]
+        assert scheduler.depth == 0
+    assert record.sizes == [1, 1, 1]
+
+
+def test_lanes_run_side_by_side_and_share_what_is_there() -> None:
+    entered, both = [], threading.Event()
+
+    def run(items: list[int], _: bool) -> list[int]:
+        entered.append(len(items))
+        if len(entered) == 2:
+            both.set()
+        # With one lane, or with one batch for all, nobody would come to let the first one go.
+        assert both.wait(10)
+        return squares(items)
+
+    async def scenario(scheduler: Scheduler[str, int, int]) -> list[int]:
+        tasks = [asyncio.create_task(result(scheduler, item)) for item in range(4)]
+        return await asyncio.gather(*tasks)
+
+    with scheduling(run, lanes=2, max_batch=2, patient=True) as (scheduler, _):
+        assert asyncio.run(scenario(scheduler)) == [0, 1, 4, 9]
+
+
+def test_a_patient_plan_fills_batches_while_there_is_something_to_prepare() -> None:
+    async def scenario(scheduler: Scheduler[str, int, int]) -> list[int]:
+        return await asyncio.gather(*(result(scheduler, item) for item in range(6)))
+
+    with scheduling(squares, workers=1, max_batch=3, patient=True) as (scheduler, record):
+        # All are submitted before the only thread gets to the second.
+        with scheduler._changed:
+            running = threading.Thread(target=asyncio.run, args=(scenario(scheduler),))
+            running.start()
+            while len(scheduler._jobs) < 6 and running.is_alive():
+                scheduler._changed.wait(0.001)
+        running.join()
+    assert record.sizes == [3, 3]
+
+
+def test_prepared_items_do_not_pile_up() -> None:
+    gate = Gate(squares)
+    with scheduling(gate, workers=4, max_batch=2) as (scheduler, record):
+
+        async def scenario() -> None:
+            tasks = [asyncio.create_task(result(scheduler, item)) for item in range(40)]
+            await asyncio.to_thread(gate.entered.wait, 10)
+            await asyncio.sleep(0.1)
+            assert len(scheduler._ready) <= 2 * 2 + 4
+            gate.open.set()
+            await asyncio.gather(*tasks)
+
+        asyncio.run(scenario())
+    assert sum(record.sizes) == 40
+
+
+def test_the_expected_wait_follows_the_speed() -> None:
+    def slow(items: list[int], _: bool) -> list[int]:
+        time.sleep(0.01)
+        return squares(items)
+
+    async def scenario(scheduler: Scheduler[str, int, int]) -> float:
+        assert scheduler.wait == 0
+        for _ in range(3):
+            await scheduler.submit("1")
+        tasks = [asyncio.create_task(scheduler.submit("1")) for _ in range(20)]
+        await asyncio.sleep(0)
+        expected = scheduler.wait
+        await asyncio.gather(*tasks)
+        assert scheduler.wait == 0
+        return expected
+
+    with scheduling(slow, workers=1, max_batch=1) as (scheduler, _):
+        # Twenty at ten milliseconds each; sleeping takes longer than asked for, never shorter.
+        assert 0.15 < asyncio.run(scenario(scheduler)) < 2
+
+
+def test_stopping_finishes_what_waits_and_takes_no_more() -> None:
+    gate = Gate(squares)
+
+    async def scenario(scheduler: Scheduler[str, int, int]) -> list[int]:
+        tasks = [asyncio.create_task(result(scheduler, item)) for item in (1, 2, 3)]
+        await asyncio.to_thread(gate.entered.wait, 10)
+        stopping = asyncio.create_task(asyncio.to_thread(scheduler.stop))
+        while scheduler.alive:
+            await asyncio.sleep(0.001)
+        with pytest.raises(SchedulerStoppedError):
+            await scheduler.submit("4")
+        gate.open.set()
+        await stopping
+        return await asyncio.gather(*tasks)
+
+    with scheduling(gate) as (scheduler, _):
+        assert asyncio.run(scenario(scheduler)) == [1, 4, 9]
