@@ -38,6 +38,21 @@ def rest(connection: socket.socket) -> bytes:
     return b"".join(parts)
 
 
+def answer(connection: socket.socket) -> bytes:
+    """Read one whole answer, or what there is of it."""
+    data = b""
+    while not whole(data) and (part := connection.recv(65536)):
+        data += part
+    return data
+
+
+def whole(data: bytes) -> bool:
+    """Whether an answer has come to its end."""
+    top, end, body = data.partition(b"\r\n\r\n")
+    length = re.search(rb"(?im)^content-length: (\d+)", top)
+    return bool(end) and length is not None and len(body) >= int(length[1])
+
+
 def statuses(data: bytes) -> list[int]:
     """Find the status of each answer."""
     return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", data)]

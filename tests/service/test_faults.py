@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.service import bundle as bundles
-from tests.service.raw import address_of, connected, head, statuses
+from tests.service.raw import address_of, answer, connected, head, statuses, whole
 from tests.service.server import Server, command, running
 from tlserve.bundle import Bundle
 
@@ -90,7 +90,7 @@ def ask(connection: socket.socket) -> tuple[str, bool]:
     data = b""
     try:
         connection.sendall(PREDICT)
-        while b"\r\n\r\n" not in data or not whole(data):
+        while not whole(data):
             part = connection.recv(65536)
             if not part:
                 break
@@ -103,15 +103,6 @@ def ask(connection: socket.socket) -> tuple[str, bool]:
         return "cut", True
     assert statuses(data) == [200], data
     return "answered", b"connection: close" in data
-
-
-def whole(data: bytes) -> bool:
-    top, _, body = data.partition(b"\r\n\r\n")
-    length = next(
-        (int(line.split()[1]) for line in top.split(b"\r\n") if line.startswith(b"content-length")),
-        None,
-    )
-    return length is not None and len(body) >= length
 
 
 @pytest.mark.parametrize("attempt", range(3))
@@ -148,21 +139,21 @@ def test_a_connection_that_has_begun_is_served_at_the_end(bundle: Bundle) -> Non
         connected(server) as idle,
     ):
         idle.sendall(head())
-        assert statuses(idle.recv(65536)) == [200]
+        assert statuses(answer(idle)) == [200]
         begun.sendall(PREDICT[:10])
         time.sleep(0.3)
         server.process.send_signal(signal.SIGTERM)
         time.sleep(0.4)
         # Readiness is over; what is on its way is answered.
         silent.sendall(head(path="/readyz"))
-        answer = silent.recv(65536)
-        assert statuses(answer) == [503]
-        assert b"connection: close" in answer
+        last = answer(silent)
+        assert statuses(last) == [503]
+        assert b"connection: close" in last
         assert idle.recv(65536) == b""
         begun.sendall(PREDICT[10:])
-        answer = begun.recv(65536)
-        assert statuses(answer) == [200]
-        assert b"connection: close" in answer
+        last = answer(begun)
+        assert statuses(last) == [200]
+        assert b"connection: close" in last
         assert server.process.wait(30) == 0
     assert server.log == []
 
