@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from typing import Any, cast
 
 import bentoml
 from PIL import Image
@@ -17,6 +18,7 @@ from PIL import Image
 from service import channel
 from service.faces.app import build_app
 from service.faces.front import Front
+from service.guard.middleware import Guard
 from service.inference.engine import Engine
 from service.observe import logs, tracing
 from service.observe.metrics import Metrics
@@ -88,6 +90,10 @@ class TlserveService:
         return self._engine is not None and self._engine.ready
 
 
-# The first of them is the outermost.
-TlserveService.add_asgi_middleware(Observed, metrics=_metrics)  # type: ignore[attr-defined]
-TlserveService.add_asgi_middleware(Front, ours=app)  # type: ignore[attr-defined]
+application = cast("bentoml.Service[Any]", TlserveService)
+"""What the decorators have made of the class."""
+# The first of them is the outermost. However the service is started, nothing of BentoML's that
+# reads a body is outside of them.
+application.add_asgi_middleware(Observed, metrics=_metrics)
+application.add_asgi_middleware(Guard)
+application.add_asgi_middleware(Front, ours=app)

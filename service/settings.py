@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from service.guard.settings import GuardSettings
 from service.observe.logs import Format
 from tlserve.bundle import Bundle
 from tlserve.errors import UsageError
@@ -19,7 +20,7 @@ PREFIX = "TLSERVE_"
 _Count = Annotated[int, Field(ge=1)]
 
 
-class Settings(BaseModel):
+class Settings(GuardSettings):
     """Every setting of a service process; each is also ``TLSERVE_<NAME>`` in its environment.
 
     What is ``None``, or not in the environment, is filled in by :meth:`running`.
@@ -27,8 +28,6 @@ class Settings(BaseModel):
     Raises:
         UsageError: A value is not one that can be used.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     bundle: Path
     """The bundle's directory."""
@@ -86,9 +85,9 @@ class Settings(BaseModel):
     def to_environment(self) -> dict[str, str]:
         """Give the variables that :meth:`from_environment` reads."""
         return {
-            PREFIX + name.upper(): str(getattr(self, name))
+            PREFIX + name.upper(): ",".join(value) if isinstance(value, tuple) else str(value)
             for name in type(self).model_fields
-            if getattr(self, name) is not None
+            if (value := getattr(self, name)) not in (None, ())
         }
 
 
@@ -101,11 +100,11 @@ def _explained(error: ValidationError) -> UsageError:
         case "greater_than_equal":
             return UsageError(f"{option} must be at least {context['ge']}, not {value}.")
         case "greater_than":
-            return UsageError(f"{option} must be more than {context['gt']}, not {value}.")
-        case "float_parsing":
-            return UsageError(f"{PREFIX}{name.upper()} must be a number, not {value!r}.")
+            return UsageError(f"{option} must be more than {context['gt']:g}, not {value}.")
         case "int_parsing":
             return UsageError(f"{PREFIX}{name.upper()} must be a whole number, not {value!r}.")
+        case "float_parsing":
+            return UsageError(f"{PREFIX}{name.upper()} must be a number, not {value!r}.")
         case "literal_error":
             known = str(context["expected"]).replace("'", "").replace(" or ", ", ")
             return UsageError(f"Unknown {option} {value!r}.", hint=f"Known: {known}.")

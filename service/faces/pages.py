@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from service.faces.openapi import document
+from service.guard.headers import page_policy
 from service.inference.engine import Engine
 
 # BentoML's page reports its visitors to an analytics service; this one shows the same without.
@@ -25,6 +26,7 @@ SwaggerUIBundle({url: "./openapi.json", dom_id: "#swagger-ui", validatorUrl: nul
 </body>
 </html>
 """
+_POLICY = {"Content-Security-Policy": page_policy(_PAGE)}
 
 
 async def openapi(request: Request) -> Response:
@@ -43,4 +45,4 @@ async def metrics(request: Request) -> Response:
 
 async def page(_: Request) -> Response:
     """``GET /``: the documentation, for people."""
-    return HTMLResponse(_PAGE)
+    return HTMLResponse(_PAGE, headers=_POLICY)

@@ -56,6 +56,22 @@ INTERNAL_ERROR = Kind("InternalError", 500, "The service has a defect")
 BUSY = Kind("Busy", 503, "Too many images wait already")
 TIMEOUT = Kind("Timeout", 504, "The answer took too long")
 
+# What is wrong with a request before anyone looks at what it asks for; see service.guard.
+MALFORMED_REQUEST = Kind("MalformedRequest", 400, "The request is not valid HTTP")
+SLOW_HEADERS = Kind("SlowHeaders", 408, "The headers did not arrive in time")
+UNKNOWN_HOST = Kind("UnknownHost", 421, "The service does not go by this name")
+HEADERS_TOO_LARGE = Kind("HeadersTooLarge", 431, "The request line and headers are too large")
+
+GUARD_KINDS = (
+    UNAUTHORIZED,
+    TOO_MANY_REQUESTS,
+    MALFORMED_REQUEST,
+    SLOW_HEADERS,
+    UNKNOWN_HOST,
+    HEADERS_TOO_LARGE,
+)
+"""What any request can be answered with."""
+
 _ANY_ANSWER = (
     SLOW_BODY,
     TOO_MANY_BYTES,

@@ -15,8 +15,8 @@ from service.observe.metrics import Metrics
 from service.observe.request import Request, chosen_id, current
 from service.observe.server_timing import server_timing
 
-KEY_NAME = "key_name"
-"""Where whoever checks API keys leaves the name of the one that was used: ``scope["state"]``."""
+CLIENT = "tlserve.client"
+"""Where the guard leaves in the scope who asks: the name of the API key, or the address."""
 
 
 class Observed:
@@ -100,8 +100,8 @@ def _log(scope: Scope, request: Request, answer: _Answer) -> None:
         "seconds": round(seconds, 6),
         "bytes": answer.bytes,
     }
-    if key := scope.get("state", {}).get(KEY_NAME):
-        fields["key"] = key
+    if client := scope.get(CLIENT):
+        fields["client"] = client
     ACCESS.info(
         "%s %s %d in %.4f s, %d bytes%s",
         scope["method"],
@@ -109,6 +109,6 @@ def _log(scope: Scope, request: Request, answer: _Answer) -> None:
         answer.status,
         seconds,
         answer.bytes,
-        f", key {key}" if key else "",
+        f", client {client}" if client else "",
         extra={"fields": fields},
     )

@@ -29,7 +29,8 @@ sys.meta_path.insert(0, NoTorch())
 def torchless(folder: Path) -> dict[str, str]:
     """The environment of a machine where torch is not installed."""
     (folder / "sitecustomize.py").write_text(BLOCK_TORCH)
-    return {"PYTHONPATH": str(folder)}
+    before = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": os.pathsep.join([str(folder), *([before] if before else [])])}
 
 
 def test_it_says_what_is_ready_and_ends_without_a_trace(bundle: Bundle, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from service.observe.faces import face_of
 from service.observe.log_format import JsonFormatter, TextFormatter
 from service.observe.logs import LineHandler
 from service.observe.metrics import MOST_CLASSES, OTHER_CLASSES, Metrics
-from service.observe.middleware import KEY_NAME, Observed
+from service.observe.middleware import CLIENT, Observed
 from service.observe.request import Request, chosen_id, current, note_timing
 from service.observe.server_timing import server_timing
 from service.observe.tracing import wanted
@@ -210,7 +210,7 @@ def test_a_request_without_an_answer_is_counted_and_its_log_lines_have_its_id(
         "path": "/predict",
         "raw_path": b"/predict",
         "headers": [(b"x-request-id", b"r-7")],
-        "state": {KEY_NAME: "lab"},
+        CLIENT: "lab",
     }
 
     async def nothing(*_: object) -> Any:
@@ -220,7 +220,7 @@ def test_a_request_without_an_answer_is_counted_and_its_log_lines_have_its_id(
         asyncio.run(Observed(defective, lambda: metrics)(scope, nothing, nothing))
     trouble, access = map(json.loads, caplog.text.splitlines())
     assert trouble["request_id"] == access["request_id"] == "r-7"
-    assert (access["key"], access["status"]) == ("lab", 500)
+    assert (access["client"], access["status"]) == ("lab", 500)
     assert 'face="predict",status="500"} 1.0' in metrics.exposition()[0].decode()
 
 

@@ -18,6 +18,17 @@ def test_the_environment_carries_every_setting() -> None:
         max_bytes=5,
         max_images=7,
         threads=6,
+        api_keys_file=Path("keys"),
+        rate=0.5,
+        burst=7,
+        cors_origins=("https://a.example", "https://b.example"),
+        allowed_hosts=["*.example"],
+        trusted_proxies="10.0.0.0/8 192.0.2.1",
+        tls_cert=Path("cert.pem"),
+        tls_key=Path("key.pem"),
+        max_connections=8,
+        header_timeout=1.5,
+        keep_alive=9,
     )
     assert Settings.from_environment(settings.to_environment()) == settings
     only_the_bundle = Settings.from_environment({"TLSERVE_BUNDLE": "models/a"})
@@ -32,6 +43,9 @@ def test_the_environment_carries_every_setting() -> None:
         ("DEVICE", "tpu", "Unknown device 'tpu'"),
         ("MAX_BATCH", "many", "TLSERVE_MAX_BATCH must be a whole number, not 'many'"),
         ("MAX_QUEUE", "0", "max-queue must be at least 1, not 0"),
+        ("RATE", "-1", "rate must be more than 0, not -1"),
+        ("RATE", "fast", "TLSERVE_RATE must be a number, not 'fast'"),
+        ("BURST", "0", "burst must be at least 1, not 0"),
         ("THREADS", "0", "threads must be at least 1, not 0"),
     ],
 )

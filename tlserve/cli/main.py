@@ -16,6 +16,7 @@ from tlserve.cli.console import print_error
 from tlserve.cli.export import export
 from tlserve.cli.finetune import finetune
 from tlserve.cli.inspect import inspect
+from tlserve.cli.key import key
 from tlserve.cli.predict import predict
 from tlserve.cli.serve import serve
 from tlserve.cli.verify import verify
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (finetune, export, verify, bench, serve, predict, inspect):
+for command in (finetune, export, verify, bench, serve, key, predict, inspect):
     app.command()(command)
 
 

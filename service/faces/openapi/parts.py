@@ -41,9 +41,6 @@ _HEADERS: dict[Kind, dict[str, Any]] = {
     },
 }
 
-_FOR_EVERYONE = (problems.UNAUTHORIZED, problems.TOO_MANY_REQUESTS)
-"""Where the service was started so: what may answer in the place of a route."""
-
 
 def schema(name: str) -> dict[str, str]:
     """Refer to a schema."""
@@ -53,7 +50,7 @@ def schema(name: str) -> dict[str, str]:
 def by_status(*kinds: Kind) -> dict[str, Any]:
     """Describe the problems of a request; kinds that share a status become one answer."""
     statuses: dict[int, list[Kind]] = {}
-    for kind in (*kinds, *_FOR_EVERYONE):
+    for kind in (*kinds, *problems.GUARD_KINDS):
         statuses.setdefault(kind.status, []).append(kind)
     return {
         str(status): (

@@ -1,0 +1,50 @@
+"""What a connection may take of the server."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+HEAD_BYTES = 64 * 1024
+"""For a request line with its headers; also for what else a request has beside its body."""
+BODY_SECONDS = 45.0
+"""The application gives up sooner, with an answer."""
+REST_SECONDS = 5.0
+"""For the rest of a body whose request is answered already."""
+WRITE_SECONDS = 30.0
+"""For a client to take some of an answer."""
+LINGER_SECONDS = 2.0
+"""For a client to read the last answer. Closed at once, with bytes of it unread, the connection
+would be reset, and the answer lost."""
+DRAIN_IDLE_SECONDS = 1.0
+"""How long idle connections stay open while the service ends. A request that is on its way already
+is answered, and its answer says that the connection ends."""
+PIPELINED = 16
+"""The most requests that one connection sends ahead of their answers."""
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all connections of a server know.
+
+    Attributes:
+        max_connections: How many there may be.
+        head_seconds: For a request's headers to arrive.
+        idle_seconds: How long one may be idle between requests.
+        draining: Whether the server is about to end.
+    """
+
+    max_connections: int
+    head_seconds: float
+    idle_seconds: float
+    draining: bool = False
+
+
+class Phase(enum.Enum):
+    """What a connection waits for."""
+
+    HEAD = enum.auto()
+    BODY = enum.auto()
+    ANSWER = enum.auto()
+    IDLE = enum.auto()
+    END = enum.auto()

@@ -1,0 +1,216 @@
+"""A connection that cannot be held open for nothing.
+
+uvicorn's connection waits for as long as it takes: for headers that come a byte at a time, for the
+rest of a body, for a client that does not read. Here each of its phases has an end, and what a
+client can make the server hold is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from service.faces import problems
+from service.faces.problems import Problem
+from service.guard import limits, refusals
+from service.guard.limits import Phase, Shared
+from service.guard.middleware import DRAINING
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """One connection; see :meth:`check` for what ends it."""
+
+    def __init__(
+        self, config: Config, state: ServerState, app_state: dict[str, Any], shared: Shared
+    ) -> None:
+        super().__init__(config, state, app_state)
+        self._shared = shared
+        self._phase = Phase.HEAD
+        self._deadline = math.inf
+        self._write_deadline = math.inf
+        self._unparsed = 0
+        """Bytes that came since the last that led to anything: an endless header, for example."""
+        self._problem: Problem | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request, or refuse to."""
+        super().connection_made(transport)
+        self._enter(Phase.HEAD, self._shared.head_seconds)
+        if len(self.connections) > 2 * self._shared.max_connections:
+            # Even those that are being told so are too many now.
+            transport.abort()
+        elif len(self.connections) > self._shared.max_connections:
+            self._refuse(
+                problems.busy(f"There are {self._shared.max_connections} connections already.", 1)
+            )
+        elif self._shared.draining:
+            self.shutdown()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came."""
+        if self._phase is Phase.END:
+            return
+        self._unset_keepalive_if_required()
+        if self._phase is Phase.IDLE:
+            self._enter(Phase.HEAD, self._shared.head_seconds)
+        self._unparsed += len(data)
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                # There is nothing to upgrade to: the request is served, and so is what follows.
+                data = data[upgrade.args[0] :]
+            except httptools.HttpParserError:
+                self._stop(self._problem or _malformed("It cannot be parsed."))
+                return
+            else:
+                data = b""
+        if self._unparsed > limits.HEAD_BYTES:
+            self._stop(_too_large())
+
+    def on_message_begin(self) -> None:
+        """Note the beginning of a request."""
+        super().on_message_begin()
+        self._enter(Phase.HEAD, self._shared.head_seconds)
+
+    def on_headers_complete(self) -> None:
+        """Check the headers and start the application."""
+        size = len(self.url)
+        hosts = 0
+        for name, value in self.headers:
+            size += len(name) + len(value) + 4
+            hosts += name == b"host"
+        if size > limits.HEAD_BYTES:
+            raise self._rejected(_too_large())
+        if hosts != 1 and (hosts or self.parser.get_http_version() != "1.0"):
+            raise self._rejected(_malformed(f"It has {hosts} Host headers instead of one."))
+        if len(self.pipeline) >= limits.PIPELINED:
+            raise self._rejected(_malformed("Too many requests came ahead of their answers."))
+        super().on_headers_complete()
+        if self._shared.draining:
+            self.scope["state"][DRAINING] = True
+            self.cycle.keep_alive = False
+        # Trailers come to this list: the application has the one that was checked.
+        self.headers = []
+        self._unparsed = 0
+        self._enter(Phase.BODY, limits.BODY_SECONDS)
+
+    def on_body(self, body: bytes) -> None:
+        """Hand a part of the body on."""
+        self._unparsed = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Note the end of a request."""
+        self._unparsed = 0
+        super().on_message_complete()
+        if self.cycle.response_complete:
+            self._enter(Phase.IDLE, self._shared.idle_seconds)
+        else:
+            self._enter(Phase.ANSWER, math.inf)
+
+    def on_response_complete(self) -> None:
+        """Note the end of an answer."""
+        super().on_response_complete()
+        if self.cycle.response_complete and self._phase is Phase.ANSWER:
+            self._enter(Phase.IDLE, self._shared.idle_seconds)
+        elif self.cycle.response_complete and self._phase is Phase.BODY:
+            self._enter(Phase.BODY, limits.REST_SECONDS)
+
+    def pause_writing(self) -> None:
+        """Note that the client does not keep up."""
+        super().pause_writing()
+        self._write_deadline = self.loop.time() + limits.WRITE_SECONDS
+
+    def resume_writing(self) -> None:
+        """Note that it does again."""
+        super().resume_writing()
+        self._write_deadline = math.inf
+
+    def check(self, now: float) -> None:
+        """End what has taken too long; the server calls this a few times a second."""
+        if self.transport.is_closing():
+            # It closes when the client has taken what was written; some never do.
+            if self._phase is not Phase.END:
+                self._enter(Phase.END, limits.LINGER_SECONDS)
+            elif now > self._deadline:
+                self.transport.abort()
+        elif now > self._write_deadline:
+            self.transport.abort()
+        elif now > self._deadline:
+            self._end_of_time()
+
+    def shutdown(self) -> None:
+        """Take no further request, but for one that has begun or is on its way."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+        elif self._phase is not Phase.END and not self._unparsed:
+            self._enter(Phase.IDLE, limits.DRAIN_IDLE_SECONDS)
+
+    def _enter(self, phase: Phase, seconds: float) -> None:
+        self._phase = phase
+        self._deadline = self.loop.time() + seconds
+
+    def _end_of_time(self) -> None:
+        if self._phase is Phase.HEAD and self._unparsed:
+            seconds = self._shared.head_seconds
+            self._stop(
+                Problem(
+                    problems.SLOW_HEADERS, f"The headers were not there after {seconds:g} seconds."
+                )
+            )
+        elif self._phase is Phase.IDLE or self._phase is Phase.HEAD:
+            self.transport.close()
+        else:
+            self.transport.abort()
+
+    def _rejected(self, problem: Problem) -> Exception:
+        # The parser makes its own error of whatever is raised in its callbacks.
+        self._problem = problem
+        return ValueError(problem.detail)
+
+    def _stop(self, problem: Problem) -> None:
+        """Read no further; requests that came whole are answered before the connection ends."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            self._refuse(problem)
+        elif not cycle.more_body:
+            refusals.count(problem)
+            cycle.keep_alive = False
+            self._enter(Phase.END, math.inf)
+        elif cycle.response_started or self.pipeline:
+            refusals.count(problem)
+            self.transport.abort()
+        else:
+            # What is wrong is the body of the request that the application has begun to read.
+            cycle.disconnected = True
+            cycle.message_event.set()
+            self._refuse(problem)
+
+    def _refuse(self, problem: Problem) -> None:
+        refusals.count(problem)
+        self._enter(Phase.END, limits.LINGER_SECONDS)
+        self.transport.write(refusals.as_bytes(problem, self.server_state.default_headers))
+        if self.transport.can_write_eof():
+            # The client closes when it has read it, or `check` does.
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+
+
+def _malformed(detail: str) -> Problem:
+    return Problem(problems.MALFORMED_REQUEST, detail)
+
+
+def _too_large() -> Problem:
+    return Problem(
+        problems.HEADERS_TOO_LARGE,
+        f"The request line and the headers may have {limits.HEAD_BYTES:,} bytes.",
+        hint="An image goes into the body.",
+    )
