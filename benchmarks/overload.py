@@ -1,4 +1,4 @@
-"""A service that is asked three times as much as it can answer: what it still does, and how it says no.
+"""A service that is asked for three times as much as it can answer: what it does, how it says no.
 
     python -m benchmarks.overload [--seconds 60] [--times 3] [--serve-args "--max-queue 64"]
 
@@ -118,6 +118,7 @@ def _text(row: Row) -> str:
         ("memory, first to last", f"{sizes[0]:.0f} to {sizes[-1]:.0f} MB", ""),
         ("memory, most", f"{max(sizes):.0f} MB", ""),
         ("load generator", f"{100 * report.cpu_share:.0f}% of a core", ""),
+        ("load generator late, p99", f"{report.late.get('p99', 0):.1f} ms", ""),
     ]
     arguments = f"`{row['serve_args']}`" if row["serve_args"] else "the default settings"
     return "\n".join(

@@ -61,7 +61,10 @@ def _measured(asked: Questions, options: argparse.Namespace) -> Row:
             report = drive(
                 subject.plan(
                     *(server.port, asked),
-                    clients=options.clients, requests=number, warm_up=0, seed=done,
+                    clients=options.clients,
+                    requests=number,
+                    warm_up=0,
+                    seed=done,
                 )
             )
             done += number

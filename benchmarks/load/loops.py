@@ -220,7 +220,10 @@ class OpenLoop(_Loop):
                 connection = self.connect()
             else:
                 return
-            self.ask(connection, self._waiting.popleft())
+            asked = self._waiting.popleft()
+            if self.tally.counting:
+                self.tally.late_ms.append((time.perf_counter() - asked.due) * 1000)
+            self.ask(connection, asked)
 
 
 def run(plan: Plan, requests: list[bytes]) -> Report:

@@ -27,6 +27,8 @@ class Report:
         refused: Answers 429 and 503, and the milliseconds that they took.
         errors: Other answers than 200, and connections that failed, each with its number.
         wrong: Answers 200 with another class, or another probability.
+        late: Open loop: milliseconds from when requests were due until they were begun. They are part
+            of the latencies, and the load generator's or a lack of connections' fault.
         cpu_seconds: Of the load generator.
         cpu_share: The same of one core.
     """
@@ -39,6 +41,7 @@ class Report:
     refused: dict[str, float]
     errors: dict[str, int]
     wrong: int
+    late: dict[str, float]
     cpu_seconds: float
     cpu_share: float
 
@@ -58,6 +61,7 @@ class Tally:
     errors: Counter[str] = field(default_factory=Counter)
     right_ms: list[float] = field(default_factory=list)
     refused_ms: list[float] = field(default_factory=list)
+    late_ms: list[float] = field(default_factory=list)
 
     def answered(self, image: int, status: int, body: bytes, seconds: float) -> None:
         """Note an answer."""
@@ -102,6 +106,7 @@ class Tally:
             refused={"count": len(self.refused_ms), **_summary(self.refused_ms)},
             errors=dict(self.errors),
             wrong=self.wrong,
+            late=_summary(self.late_ms),
             cpu_seconds=round(cpu_seconds, 3),
             cpu_share=round(cpu_seconds / seconds, 4),
         )
