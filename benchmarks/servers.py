@@ -114,6 +114,32 @@ def running(
             _end(process)
 
 
+class Others:
+    """The processor time that goes to neither what is measured nor what measures.
+
+    Args:
+        server: What is measured, if it is a server; else it is a process below this one that has
+            ended when :meth:`cores` is asked.
+    """
+
+    def __init__(self, server: Server | None = None) -> None:
+        self._server = server
+        self._started = time.perf_counter()
+        self._before = self._unexplained()
+
+    def cores(self) -> float:
+        """Give how many cores they had on average since this was made."""
+        seconds = time.perf_counter() - self._started
+        return round(max(0.0, self._unexplained() - self._before) / seconds, 2)
+
+    def _unexplained(self) -> float:
+        times = psutil.cpu_times()
+        # The time of guests is in that of users already.
+        idle = times.idle + times.iowait + times.guest + times.guest_nice
+        mine = sum(os.times()[:4])
+        return float(sum(times) - idle - mine - (self._server.cpu_seconds() if self._server else 0))
+
+
 def end_in_order() -> None:
     """Take SIGTERM as an exit: else servers would be left behind, some of them stopped."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))

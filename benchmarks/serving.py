@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 
 from benchmarks.load.run import drive
 from benchmarks.records import Row, add_rows, read_rows, replace_section
-from benchmarks.servers import Server, end_in_order, running
+from benchmarks.servers import Others, Server, end_in_order, running
 from benchmarks.serving_bundles import ARCHITECTURES, DATA, ROOT, WEIGHTS, Questions, questions
 from benchmarks.serving_ceiling import ask
 from benchmarks.serving_generator import most
@@ -106,7 +106,7 @@ def _starts(chosen: Chosen, asked: Questions, options: argparse.Namespace) -> di
             probe = subject.plan(0, asked)
             with running(variant.command, variant.environment, probe) as server:
                 plan = subject.plan(
-                    server.port, asked, clients=_LOAD_CLIENTS, seconds=options.trial_seconds
+                    server.port, asked, clients=_LOAD_CLIENTS, seconds=options.seconds
                 )
                 check(drive(plan), subject.name)
                 start = {"ready_seconds": server.ready_seconds} | asdict(server.memory())
@@ -120,7 +120,7 @@ def _rounds(
 ) -> dict[str, Any]:
     """Measure all in turn, with all servers running."""
     found: dict[str, Any] = {s.name: {str(n): [] for n in options.clients} for s, _ in chosen}
-    found |= {"ceiling": [], "alone": []}
+    found |= {"ceiling": [], "alone": [], "others": []}
     with contextlib.ExitStack() as stack:
         turns: list[tuple[Subject, Server] | None] = [None]
         for subject, variant in chosen:
@@ -142,10 +142,12 @@ def _ceiling(
     found: dict[str, Any], asked: Questions, settings: list[str], options: argparse.Namespace
 ) -> None:
     seconds = f"--seconds={options.seconds}"
+    others = Others()
     rates = ask(asked.bundle, options.data, seconds, "--settings", *settings)
     alone = ask(asked.bundle, options.data, seconds, "--alone")
     found["ceiling"].append(rates)
     found["alone"].append(alone)
+    found["others"].append(others.cores())
     print(f"ceiling: {rates}; alone, ms by threads: {alone}", flush=True)
 
 
@@ -159,11 +161,12 @@ def _serving(
     server.resume()
     for clients in options.clients:
         seconds = options.seconds
+        others = Others(server)
         report = drive(subject.plan(server.port, asked, clients=clients, seconds=seconds))
-        found[str(clients)].append(asdict(report))
+        found[str(clients)].append(asdict(report) | {"others": others.cores()})
         print(
             f"{subject.name}, {clients} clients: {report.per_second:.1f}/s, {report.latency}, "
-            f"wrong {report.wrong}, errors {report.errors}, refused {report.refused['count']}",
+            f"wrong {report.wrong}, errors {report.errors}, refused {report.refused['count']}, others {found[str(clients)][-1]['others']} cores",
             flush=True,
         )
     server.pause()
@@ -196,7 +199,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--arch", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
-    parser.add_argument("--trial-seconds", type=float, default=2.0)
+    parser.add_argument("--trial-seconds", type=float, default=3.0, help="0: none")
     parser.add_argument("--starts", type=int, default=3, help="how often each is started")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--only", nargs="+", metavar="SERVER", choices=known, help=", ".join(known))

@@ -42,6 +42,8 @@ def _section(row: Row) -> str:
             *_starts(row),
             "",
             _generator(row),
+            "",
+            _others(row),
         ]
     )
 
@@ -53,7 +55,7 @@ def _speeds(row: Row, ceilings: list[float], alone: list[float]) -> list[str]:
             name: [report["per_second"] for report in row["measured"][name][clients]]
             for name in row["titles"]
         }
-        eager = max(row["eager"], key=lambda name: median(rates[name]), default="") if rates else ""
+        eager = max(row["eager"], key=lambda name: median(rates[name]), default="")
         for name in sorted(rates, key=lambda name: -median(rates[name])):
             reports = row["measured"][name][clients]
             p50 = [report["latency"].get("p50", 0.0) for report in reports]
@@ -109,6 +111,19 @@ def _generator(row: Row) -> str:
             f"{100 * share:.1f}% of a core"
         )
     return "The load generator, " + "; ".join(parts) + "."
+
+
+def _others(row: Row) -> str:
+    found = row["measured"]["others"] + [
+        report["others"]
+        for name in row["titles"]
+        for reports in row["measured"][name].values()
+        for report in reports
+    ]
+    return (
+        f"Other processes of the machine had {median(found):.2f} cores in the median of the "
+        f"measurements, {max(found):.2f} at most."
+    )
 
 
 def _ceiling(setting: str) -> str:

@@ -96,10 +96,10 @@ def subjects(bundle: Path, peers_python: Path, serve_args: Sequence[str] = ()) -
                     *(f"--max-batch={most}", f"--batch-timeout={wait}"),
                 )
                 for workers, threads, most, wait in (
-                    (1, 2, 8, 0.005),
-                    (1, 2, 16, 0.02),
                     (2, 1, 4, 0.002),
                     (2, 1, 1, 0.0),
+                    (1, 2, 8, 0.005),
+                    (1, 2, 16, 0.02),
                 )
             ],
         ),
@@ -121,9 +121,9 @@ def subjects(bundle: Path, peers_python: Path, serve_args: Sequence[str] = ()) -
                     omp_threads=threads,
                 )
                 for workers, threads, most, wait in (
+                    (2, 1, 4, 0.002),
                     (1, 2, 8, 0.005),
                     (1, 1, 8, 0.005),
-                    (2, 1, 4, 0.002),
                 )
             ],
             eager=True,
@@ -131,7 +131,7 @@ def subjects(bundle: Path, peers_python: Path, serve_args: Sequence[str] = ()) -
         Subject(
             *("bentoml-torch", "BentoML's tutorial, torch eager", "/classify", "images"),
             *("listed", NEAR),
-            [_bentoml(bundle, threads) for threads in (1, 2)],
+            [_bentoml(bundle, threads) for threads in (2, 1)],
             eager=True,
         ),
     ]

@@ -39,7 +39,7 @@ class Connection:
         selector: Is told what this waits for.
     """
 
-    __slots__ = ("_in", "_out", "_selector", "_waits_for", "asked", "fresh", "keep", "sock")
+    __slots__ = ("_cut", "_in", "_out", "_selector", "_waits_for", "asked", "fresh", "keep", "sock")
 
     def __init__(self, address: Address, selector: selectors.BaseSelector) -> None:
         self.sock = socket.socket()
@@ -52,6 +52,7 @@ class Connection:
         """Whether it has had no answer yet."""
         self.keep = True
         """Whether the server takes another request on it."""
+        self._cut = False
         self._in = bytearray()
         self._out = memoryview(b"")
         self._selector = selector
@@ -72,18 +73,16 @@ class Connection:
             self.write()
 
     def write(self) -> None:
-        """Send what the kernel takes.
-
-        Raises:
-            BrokenError: The server has closed the connection.
-        """
+        """Send what the kernel takes."""
         try:
             while self._out:
                 self._out = self._out[self.sock.send(self._out) :]
         except BlockingIOError:
             pass
-        except OSError as error:
-            raise BrokenError(type(error).__name__) from error
+        except OSError:
+            # The server has closed the connection: perhaps after an answer, which is read first.
+            self._out = memoryview(b"")
+            self._cut = True
         waits_for = _READ | _WRITE if self._out else _READ
         if waits_for != self._waits_for:
             self._waits_for = waits_for
@@ -140,7 +139,7 @@ class Connection:
         else:
             raise BrokenError("answer without length")
         self.fresh = False
-        self.keep = (_field(head, b"\r\nconnection:") or b"") != b"close"
+        self.keep = not self._cut and _field(head, b"\r\nconnection:") != b"close"
         return status, body
 
 

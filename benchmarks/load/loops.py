@@ -15,6 +15,8 @@ from benchmarks.load.tally import Report, Tally
 _LOOK = 0.25
 """Seconds at most between two looks at the clock where nothing happens."""
 
+_STEP = 0.02
+
 _PATIENCE = 0.2
 """Seconds before a client comes back whose connection failed: else it would do nothing else."""
 
@@ -35,8 +37,8 @@ class _Loop:
         """Send, count, and wait for what was sent."""
         raise NotImplementedError
 
-    def released(self, connection: Connection | None) -> None:
-        """Go on: a request has ended, and its connection is free, or lost."""
+    def released(self, connection: Connection | None, *, failed: bool = False) -> None:
+        """Go on: a request has ended, well or not, and its connection is free, or lost."""
         raise NotImplementedError
 
     def next_image(self) -> int:
@@ -47,10 +49,7 @@ class _Loop:
 
     def ask(self, connection: Connection, asked: Asked) -> None:
         self.busy.add(connection)
-        try:
-            connection.ask(self.requests[asked.image], asked)
-        except BrokenError as error:
-            self._broken(connection, str(error))
+        connection.ask(self.requests[asked.image], asked)
 
     def turn(self, until: float) -> None:
         """Wait for connections, at most until then, and serve them."""
@@ -66,8 +65,7 @@ class _Loop:
                 continue
             asked = connection.asked
             if answer is not None and asked is not None:
-                seconds = time.perf_counter() - asked.due
-                self.tally.answered(asked.image, *answer, seconds)
+                self.tally.answered(asked.image, *answer, asked.due, time.perf_counter())
                 connection.asked = None
             # An answer can come before the whole request has left, for example a refusal.
             if connection in self.busy and connection.asked is None:
@@ -84,7 +82,7 @@ class _Loop:
         for connection in [c for c in self.busy if c.asked and c.asked.due < latest]:
             self.tally.failed("timeout")
             self._lose(connection)
-            self.released(None)
+            self.released(None, failed=True)
 
     def _broken(self, connection: Connection, reason: str) -> None:
         asked, idle = connection.asked, connection not in self.busy
@@ -98,7 +96,7 @@ class _Loop:
             return
         if asked is not None:
             self.tally.failed(reason)
-        self.released(None)
+        self.released(None, failed=asked is not None)
 
     def _lose(self, connection: Connection) -> None:
         self.busy.discard(connection)
@@ -129,23 +127,30 @@ class ClosedLoop(_Loop):
             while self.tally.ended < plan.requests:
                 self._until(time.perf_counter() + _LOOK, plan.requests)
         else:
+            self.tally.window = (started, started + plan.seconds)
             self._until(started + plan.seconds)
-        report = self.tally.report(time.perf_counter() - started, time.process_time() - cpu)
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        self.tally.counting = False
+        # The load stays the same until all that was under way at the end is answered.
+        while any(c.asked and c.asked.due < started + seconds for c in self.busy):
+            self._until(time.perf_counter() + _STEP)
         # The server is left without work: what comes next begins with none.
-        self.tally.counting = self._sending = False
+        self._sending = False
         last = time.perf_counter() + plan.timeout
         while self.busy and time.perf_counter() < last:
             self.turn(last)
-        return report
+        if plan.requests:
+            return self.tally.report(seconds, cpu)
+        return self.tally.report(plan.seconds, cpu, self.tally.inside)
 
-    def released(self, connection: Connection | None) -> None:
+    def released(self, connection: Connection | None, *, failed: bool = False) -> None:
         """See :meth:`_Loop.released`."""
         if not self._sending:
             return
-        if connection is None:
+        if failed:
             self._returns.append(time.perf_counter() + _PATIENCE)
         else:
-            self._next(connection)
+            self._next(connection or self.connect())
 
     def _next(self, connection: Connection) -> None:
         if self.tally.counting:
@@ -205,7 +210,7 @@ class OpenLoop(_Loop):
             self.tally.errors["unanswered"] = left
         return self.tally.report(plan.seconds, cpu, in_time)
 
-    def released(self, connection: Connection | None) -> None:
+    def released(self, connection: Connection | None, *, failed: bool = False) -> None:  # noqa: ARG002
         """See :meth:`_Loop.released`."""
         if connection is not None:
             self._idle.append(connection)

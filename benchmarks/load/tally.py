@@ -22,13 +22,14 @@ class Report:
         seconds: How long was measured.
         asked: Requests that were due in that time.
         answers: Right answers.
-        per_second: The same a second, without what came after the end.
+        per_second: The same a second. In a closed loop, requests that lie across the begin or the
+            end count as far as they lie within; in an open one, what came after the end does not.
         latency: Milliseconds of the right answers; in an open loop from when each was due.
         refused: Answers 429 and 503, and the milliseconds that they took.
         errors: Other answers than 200, and connections that failed, each with its number.
         wrong: Answers 200 with another class, or another probability.
-        late: Open loop: milliseconds from when requests were due until they were begun. They are part
-            of the latencies, and the load generator's or a lack of connections' fault.
+        late: Open loop: milliseconds from when requests were due until they were begun; a part of
+            the latencies that is the fault of the load generator, or a lack of connections.
         cpu_seconds: Of the load generator.
         cpu_share: The same of one core.
     """
@@ -52,10 +53,20 @@ class Report:
 
 @dataclass
 class Tally:
-    """Counts answers while it is open."""
+    """Counts answers.
+
+    Attributes:
+        counting: Whether what comes now is counted.
+        window: Closed loop: from when until when is measured. A request that lies across an end
+            counts as far as it lies within: else a server that answers 32 at once would seem
+            faster or slower by that many.
+        inside: How many right answers that is.
+    """
 
     plan: Plan
     counting: bool = False
+    window: tuple[float, float] | None = None
+    inside: float = 0.0
     asked: int = 0
     wrong: int = 0
     errors: Counter[str] = field(default_factory=Counter)
@@ -63,15 +74,19 @@ class Tally:
     refused_ms: list[float] = field(default_factory=list)
     late_ms: list[float] = field(default_factory=list)
 
-    def answered(self, image: int, status: int, body: bytes, seconds: float) -> None:
-        """Note an answer."""
+    def answered(self, image: int, status: int, body: bytes, due: float, now: float) -> None:
+        """Note an answer to a request that was due then, and came now."""
+        inside = self._inside(due, now)
+        right = status == 200 and self._is_right(image, body)
+        if right:
+            self.inside += inside
         if not self.counting:
             return
-        if status == 200:
-            if self._is_right(image, body):
-                self.right_ms.append(seconds * 1000)
-            else:
-                self.wrong += 1
+        seconds = now - due
+        if right:
+            self.right_ms.append(seconds * 1000)
+        elif status == 200:
+            self.wrong += 1
         elif status in _REFUSED:
             self.refused_ms.append(seconds * 1000)
         else:
@@ -88,13 +103,13 @@ class Tally:
         failed = self.wrong + sum(self.errors.values())
         return len(self.right_ms) + len(self.refused_ms) + failed
 
-    def report(self, seconds: float, cpu_seconds: float, in_time: int | None = None) -> Report:
+    def report(self, seconds: float, cpu_seconds: float, in_time: float | None = None) -> Report:
         """Sum up.
 
         Args:
             seconds: How long was measured.
             cpu_seconds: Of this process in that time.
-            in_time: How many right answers had come by its end, if more were waited for.
+            in_time: How many right answers belong to it, if not all that were counted.
         """
         in_time = len(self.right_ms) if in_time is None else in_time
         return Report(
@@ -110,6 +125,12 @@ class Tally:
             cpu_seconds=round(cpu_seconds, 3),
             cpu_share=round(cpu_seconds / seconds, 4),
         )
+
+    def _inside(self, due: float, now: float) -> float:
+        if self.window is None or now <= due:
+            return 0.0
+        begin, end = self.window
+        return max(0.0, min(now, end) - max(due, begin)) / (now - due)
 
     def _is_right(self, image: int, body: bytes) -> bool:
         label, probability = self.plan.expected[image]
