@@ -166,7 +166,8 @@ def _serving(
         found[str(clients)].append(asdict(report) | {"others": others.cores()})
         print(
             f"{subject.name}, {clients} clients: {report.per_second:.1f}/s, {report.latency}, "
-            f"wrong {report.wrong}, errors {report.errors}, refused {report.refused['count']}, others {found[str(clients)][-1]['others']} cores",
+            f"wrong {report.wrong}, errors {report.errors}, refused {report.refused['count']}, "
+            f"others {found[str(clients)][-1]['others']} cores",
             flush=True,
         )
     server.pause()
