@@ -1,0 +1,215 @@
+"""Serving over HTTP against other servers, and against the same work without HTTP.
+
+    python -m benchmarks.serving --peers-python PATH [--arch NAME …] [--rounds 5] [--seconds 5]
+
+benchmarks/peers/requirements.txt says how to make the Python of the peers. Before the rounds, short
+trials find the fastest settings of each peer and of the work without HTTP. Then each server is
+started a few times by itself, for its start and its memory; then all are started, and are stopped
+(SIGSTOP) while another is measured. Each round begins with another one. Results are added to
+benchmarks/results/serving.jsonl, and docs/benchmarks.md is written from the last of each
+architecture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import compileall
+import contextlib
+import os
+import platform
+import shlex
+import subprocess
+import tempfile
+from collections import defaultdict
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+from benchmarks.load.run import drive
+from benchmarks.records import Row, add_rows, read_rows, replace_section
+from benchmarks.servers import Others, Server, end_in_order, running
+from benchmarks.serving_bundles import ARCHITECTURES, DATA, ROOT, WEIGHTS, Questions, questions
+from benchmarks.serving_ceiling import ask
+from benchmarks.serving_generator import most
+from benchmarks.serving_page import tables
+from benchmarks.serving_subjects import Subject, Variant, subjects
+from benchmarks.serving_trial import best_ceilings, check, fastest
+
+RESULTS = ROOT / "benchmarks" / "results" / "serving.jsonl"
+PAGE = ROOT / "docs" / "benchmarks.md"
+_LIBRARIES = (
+    "bentoml",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "torch",
+    "torchvision",
+    "pillow",
+    "numpy",
+)
+_PEERS = ("fastapi", "litserve", "uvicorn", "starlette")
+_LOAD_CLIENTS = 32
+
+Chosen = list[tuple[Subject, Variant]]
+Turn = TypeVar("Turn")
+
+
+def main() -> None:
+    options = _parse()
+    end_in_order()
+    # As an installation does: otherwise, the first start of each server would compile it.
+    for package in ("tlserve", "service", "export", "benchmarks"):
+        compileall.compile_dir(ROOT / package, quiet=1)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.bundles or Path(temporary)
+        for arch in options.arch:
+            asked = questions(arch, options.data, options.weights, folder)
+            add_rows(RESULTS, [_measured(arch, asked, options)])
+            replace_section(PAGE, "serving", tables(read_rows(RESULTS)))
+    print(tables(read_rows(RESULTS)))
+
+
+def _measured(arch: str, asked: Questions, options: argparse.Namespace) -> Row:
+    known = subjects(asked.bundle, options.peers_python, shlex.split(options.serve_args))
+    wanted = [s for s in known if options.only is None or s.name in options.only]
+    generator = most(asked.files, options.clients, options.seconds)
+    settings, tried = best_ceilings(asked.bundle, options.data, options.trial_seconds)
+    chosen, trials = [], {"ceiling": tried}
+    for subject in wanted:
+        variant, trials[subject.name] = fastest(subject, asked, options.trial_seconds)
+        chosen.append((subject, variant))
+    starts = _starts(chosen, asked, options)
+    return {
+        "arch": arch,
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+        "versions": _versions(options.peers_python),
+        "images": len(asked.files),
+        "image_bytes": sum(file.stat().st_size for file in asked.files) // len(asked.files),
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+        "clients": options.clients,
+        "generator": generator,
+        "trials": trials,
+        "settings": {s.name: v.label for s, v in chosen} | {"ceiling": settings},
+        "titles": {s.name: s.title for s in wanted},
+        "eager": [s.name for s in wanted if s.eager],
+        "starts": starts,
+        "measured": _rounds(chosen, asked, settings, options),
+    }
+
+
+def _starts(chosen: Chosen, asked: Questions, options: argparse.Namespace) -> dict[str, list[Row]]:
+    """Start each server by itself, and look at its memory after a load."""
+    found = defaultdict(list)
+    for number in range(options.starts):
+        for subject, variant in _rotated(chosen, number):
+            probe = subject.plan(0, asked)
+            with running(variant.command, variant.environment, probe) as server:
+                plan = subject.plan(
+                    server.port, asked, clients=_LOAD_CLIENTS, seconds=options.seconds
+                )
+                check(drive(plan), subject.name)
+                start = {"ready_seconds": server.ready_seconds} | asdict(server.memory())
+            found[subject.name].append(start)
+            print(f"start {number}  {subject.name}: {start}", flush=True)
+    return dict(found)
+
+
+def _rounds(
+    chosen: Chosen, asked: Questions, settings: list[str], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Measure all in turn, with all servers running."""
+    found: dict[str, Any] = {s.name: {str(n): [] for n in options.clients} for s, _ in chosen}
+    found |= {"ceiling": [], "alone": [], "others": []}
+    with contextlib.ExitStack() as stack:
+        turns: list[tuple[Subject, Server] | None] = [None]
+        for subject, variant in chosen:
+            probe = subject.plan(0, asked)
+            server = stack.enter_context(running(variant.command, variant.environment, probe))
+            server.pause()
+            turns.append((subject, server))
+        for number in range(options.rounds):
+            for turn in _rotated(turns, number):
+                if turn is None:
+                    _ceiling(found, asked, settings, options)
+                else:
+                    subject, server = turn
+                    _serving(found[subject.name], subject, server, asked, options)
+    return found
+
+
+def _ceiling(
+    found: dict[str, Any], asked: Questions, settings: list[str], options: argparse.Namespace
+) -> None:
+    seconds = f"--seconds={options.seconds}"
+    others = Others()
+    rates = ask(asked.bundle, options.data, seconds, "--settings", *settings)
+    alone = ask(asked.bundle, options.data, seconds, "--alone")
+    found["ceiling"].append(rates)
+    found["alone"].append(alone)
+    found["others"].append(others.cores())
+    print(f"ceiling: {rates}; alone, ms by threads: {alone}", flush=True)
+
+
+def _serving(
+    found: dict[str, list[Row]],
+    subject: Subject,
+    server: Server,
+    asked: Questions,
+    options: argparse.Namespace,
+) -> None:
+    server.resume()
+    for clients in options.clients:
+        seconds = options.seconds
+        others = Others(server)
+        report = drive(subject.plan(server.port, asked, clients=clients, seconds=seconds))
+        found[str(clients)].append(asdict(report) | {"others": others.cores()})
+        print(
+            f"{subject.name}, {clients} clients: {report.per_second:.1f}/s, {report.latency}, "
+            f"wrong {report.wrong}, errors {report.errors}, refused {report.refused['count']}, "
+            f"others {found[str(clients)][-1]['others']} cores",
+            flush=True,
+        )
+    server.pause()
+
+
+def _rotated(turns: list[Turn], number: int) -> list[Turn]:
+    first = number % len(turns)
+    return turns[first:] + turns[:first]
+
+
+def _versions(peers_python: Path) -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        with contextlib.suppress(ModuleNotFoundError):
+            found[name] = version(name)
+    program = (
+        "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
+    )
+    command = [str(peers_python), "-c", program, *_PEERS]
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return found | {
+        f"{name} of the peers": number for name, number in zip(_PEERS, output.split(), strict=True)
+    }
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    known = [subject.name for subject in subjects(Path(), Path())]
+    parser.add_argument("--peers-python", type=Path, required=True, help="the peers' Python")
+    parser.add_argument("--arch", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--trial-seconds", type=float, default=3.0, help="0: none")
+    parser.add_argument("--starts", type=int, default=3, help="how often each is started")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--only", nargs="+", metavar="SERVER", choices=known, help=", ".join(known))
+    parser.add_argument("--serve-args", default="", help="further arguments of `tlserve serve`")
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    parser.add_argument("--bundles", type=Path, help="where bundles are kept for the next time")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The bundles that are served for measuring, and the answers that are right for their images."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import stdev
+
+ARCHITECTURES = ("mobilenet_v2", "resnet18")
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+DATA = SHARED / "data" / "hymenoptera"
+WEIGHTS = SHARED / "weights" / "mobilenet_v2_imagenet.pth"
+_BATCH = 16
+_LEAST_SPREAD = 0.01
+
+
+@dataclass(frozen=True)
+class Questions:
+    """A bundle, images, and what is right for each.
+
+    Attributes:
+        bundle: The bundle.
+        files: The images.
+        answers: For each the most probable class, and how probable it is.
+    """
+
+    bundle: Path
+    files: list[Path]
+    answers: list[tuple[str, float]]
+
+
+def questions(arch: str, data: Path, weights: Path, folder: Path) -> Questions:
+    """Make a bundle, unless an earlier call has, and ask the model about every JPEG file.
+
+    That happens in a process of its own: pages of libraries that this process held, too, would
+    count for less where the memory of servers is measured.
+
+    Raises:
+        ValueError: All answers are nearly the same: comparing with them would prove nothing.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        bundle = process.submit(_bundle, arch, data, weights, folder.resolve()).result()
+        files = sorted(data.resolve().rglob("*.jpg"))
+        answers = process.submit(_answers, bundle, files).result()
+    if stdev(probability for _, probability in answers) < _LEAST_SPREAD:
+        raise ValueError(f"{bundle} answers nearly the same for each of {len(files)} images.")
+    return Questions(bundle, files, answers)
+
+
+def _bundle(arch: str, data: Path, weights: Path, folder: Path) -> Path:
+    """Fine-tune and export to ONNX.
+
+    Speed does not depend on what the weights are: an epoch is enough. For what is not MobileNetV2
+    there are no pretrained weights; it is trained from random ones, all blocks, so that its answers
+    differ from image to image.
+    """
+    path = folder / "models" / arch
+    if (path / "model.onnx").is_file():
+        return path
+    from export.run import Demands, export
+    from tlserve.finetune.config import FinetuneConfig
+    from tlserve.finetune.events import Events
+    from tlserve.finetune.run import finetune
+
+    pretrained = arch == "mobilenet_v2"
+    config = FinetuneConfig(
+        data=data.resolve(),
+        name=arch,
+        arch=arch,
+        weights=str(weights.resolve()) if pretrained else "none",
+        strategy="feature-extraction" if pretrained else "full",
+        epochs=1 if pretrained else 2,
+        output=folder / "models",
+        runs=folder / "runs",
+        overwrite=True,
+    )
+    finetune(config, Events())
+    export(path, ["onnx"], Demands())
+    return path
+
+
+def _answers(bundle: Path, files: list[Path]) -> list[tuple[str, float]]:
+    from tlserve.bundle import Bundle
+    from tlserve.runtime import Predictor
+
+    predictor = Predictor.load(Bundle.read(bundle))
+    answers: list[tuple[str, float]] = []
+    for start in range(0, len(files), _BATCH):
+        batch = [file.read_bytes() for file in files[start : start + _BATCH]]
+        answers += [(top.label, top.probability) for (top,) in predictor.predict(batch, 1)]
+    return answers
