@@ -7,8 +7,8 @@ import functools
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ DEFAULT_TOP_K = 5
 
 _ANSWER_SECONDS = 25.0
 """With the time for a body less than BentoML's timeout, whose answer is no problem document."""
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 Handler = Callable[[Request, Engine], Awaitable[Response]]
 
@@ -72,22 +74,36 @@ def problem_of(error: Exception) -> Problem:
     return Problem(problems.INTERNAL_ERROR, "The answer could not be made; the log says why.")
 
 
-@asynccontextmanager
-async def in_time() -> AsyncIterator[None]:
+class in_time:  # noqa: N801 - used like `asyncio.timeout`
     """Give up on an answer that takes too long.
 
     Raises:
         Problem: It did.
     """
-    try:
-        async with asyncio.timeout(_ANSWER_SECONDS):
-            yield
-    except TimeoutError as error:
-        raise Problem(
-            problems.TIMEOUT,
-            f"There was no answer after {_ANSWER_SECONDS:.0f} seconds.",
-            hint="Try again later; /metrics shows how long images wait.",
-        ) from error
+
+    # A class, for a generator would cost every request more than what it does.
+    __slots__ = ("_timeout",)
+
+    async def __aenter__(self) -> None:
+        """Begin to wait."""
+        self._timeout = asyncio.timeout(_ANSWER_SECONDS)
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End it."""
+        try:
+            await self._timeout.__aexit__(kind, error, traceback)
+        except TimeoutError as late:
+            raise Problem(
+                problems.TIMEOUT,
+                f"There was no answer after {_ANSWER_SECONDS:.0f} seconds.",
+                hint="Try again later; /metrics shows how long images wait.",
+            ) from late
 
 
 async def gathered(
@@ -130,7 +146,7 @@ def json_answer(content: Any) -> Response:
 
 def json_text(content: Any) -> str:
     """Write JSON, compact and strict."""
-    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return _ENCODER.encode(content)
 
 
 def top_k_of(request: Request) -> int:

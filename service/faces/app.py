@@ -25,7 +25,6 @@ def build_app() -> Starlette:
     """Build the application; ``app.state.engine`` must be set before the first request."""
     return Starlette(
         routes=[
-            # What comes first is found the fastest.
             Route("/predict", predict, methods=["POST"]),
             Route("/predict/batch", predict_batch, methods=["POST"]),
             Route("/classify", classify, methods=["POST"]),

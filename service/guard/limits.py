@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 HEAD_BYTES = 64 * 1024
 """For a request line with its headers; also for what else a request has beside its body."""
+GATHERED_BYTES = 256 * 1024
+"""Of a body, before the application is woken for it: most photographs come whole."""
 BODY_SECONDS = 45.0
 """The application gives up sooner, with an answer."""
 REST_SECONDS = 5.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Any
+from typing import Any, cast
 
 import httptools
 from uvicorn.config import Config
@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 from service.faces import problems
 from service.faces.problems import Problem
 from service.guard import limits, refusals
+from service.guard.joined import JoinedWrites
 from service.guard.limits import Phase, Shared
 from service.guard.middleware import DRAINING
 
@@ -93,6 +94,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= limits.PIPELINED:
             raise self._rejected(_malformed("Too many requests came ahead of their answers."))
         super().on_headers_complete()
+        self.cycle.transport = cast("asyncio.Transport", JoinedWrites(self.transport, self.loop))
         if self._shared.draining:
             self.scope["state"][DRAINING] = True
             self.cycle.keep_alive = False
@@ -102,9 +104,15 @@ class GuardedProtocol(HttpToolsProtocol):
         self._enter(Phase.BODY, limits.BODY_SECONDS)
 
     def on_body(self, body: bytes) -> None:
-        """Hand a part of the body on."""
+        """Keep a part of the body; the application is woken when it is whole, or large."""
         self._unparsed = 0
-        super().on_body(body)
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > limits.GATHERED_BYTES:
+            self.flow.pause_reading()
+            cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """Note the end of a request."""

@@ -3,8 +3,8 @@
 Each item is prepared on its own, so that a bad one never meets a batch; what is prepared when a
 lane is free runs as one batch. A thread that is free does whatever is most useful: it runs a batch
 if it can, else it prepares an item. No thread waits while there is work, a lone item leaves at
-once, and where threads are as many as processors they never compete for them, which costs a tenth
-of the throughput on a CPU.
+once, and where threads are about as many as processors they hardly compete for them, which costs a
+tenth of the throughput on a CPU.
 """
 
 from __future__ import annotations
@@ -62,9 +62,10 @@ class Plan:
         workers: Threads in all.
         lanes: The most batches that run at once.
         max_batch: The most items in a batch.
-        patient: Where items wait to be prepared, prepare them until a batch is full before it runs:
-            right where preparing and running share the same processors. Else a batch starts as soon
-            as a lane is free, for the device must not wait.
+        patient: Where items wait to be prepared, prepare them until a batch is full before it runs,
+            and let no more than half of all items run at once: right where preparing and running
+            share the same processors. Else a batch starts as soon as a lane is free, with all that
+            is ready, for the device must not wait.
     """
 
     workers: int
@@ -223,11 +224,15 @@ class Scheduler(Generic[Job, Item, Result]):
             self._inside -= 1
         if not ready or self._running >= plan.lanes:
             return []
-        if plan.patient and self._jobs and len(ready) < plan.max_batch:
-            return []
+        full = plan.max_batch
+        if plan.patient:
+            # No more than half of what is inside runs at once: the next batches form meanwhile.
+            full = min(full, max(1, self._inside // (2 * plan.lanes)))
+            if self._jobs and len(ready) < full:
+                return []
         # Others that are idle get their share of what is there.
         lanes = min(plan.lanes - self._running, self._idle + 1)
-        most = min(plan.max_batch, -(-len(ready) // lanes))
+        most = min(full, -(-len(ready) // lanes))
         batch: list[_Entry[Job, Item, Result]] = []
         while ready and len(batch) < most:
             entry = ready.popleft()

@@ -29,6 +29,8 @@ def families(text: str) -> dict[str, str]:
 def test_the_page_describes_every_metric_and_no_other(client: httpx.Client) -> None:
     assert client.post("/predict", content=IMAGE).status_code == 200
     assert client.post("/predict", content=b"").status_code == 400
+    pickle = {"Content-Type": "application/vnd.bentoml+pickle"}
+    assert client.post("/predict", content=IMAGE, headers=pickle).status_code == 415
     text = client.get("/metrics").text
     rows = re.findall(r"^\| `(tlserve_\w+)` \| (\w+) \|([^|]*)\|", PAGE.read_text(), re.MULTILINE)
     assert families(text) == {name: kind for name, kind, _ in rows}
