@@ -11,8 +11,13 @@ from service.guard.settings import BACKLOG
 from tlserve.errors import ServiceError, UsageError
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, count: int = 1) -> list[socket.socket]:
     """Listen on an address.
+
+    Args:
+        host: The address, or its name.
+        port: The port; 0 for a free one.
+        count: How many sockets; the kernel spreads the connections over them.
 
     Raises:
         UsageError: There is no such host or port.
@@ -28,7 +33,17 @@ def listen(host: str, port: int) -> socket.socket:
             hint="Use 127.0.0.1 for this machine only, 0.0.0.0 for all of its addresses.",
         ) from error
     try:
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        first = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        if count == 1:
+            return [first]
+        # Sockets that share a port would share it with another service of this user, too, and
+        # nobody would notice: whether it is free, one that does not share it has found out.
+        place = first.getsockname()[:2]
+        first.close()
+        return [
+            socket.create_server(place, family=family, backlog=BACKLOG, reuse_port=True)
+            for _ in range(count)
+        ]
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ServiceError(

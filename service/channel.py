@@ -19,6 +19,10 @@ from tlserve.errors import ServiceError, TlserveError
 
 VARIABLE = "TLSERVE_CHANNEL_FD"
 """Names the worker's end in its environment."""
+NUMBER = "TLSERVE_WORKER"
+"""Says there which worker it is, where there are several."""
+FOLDER = "TLSERVE_WORKERS_FOLDER"
+"""And which folder they share."""
 
 _LONGEST_MESSAGE = 1 << 20
 

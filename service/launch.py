@@ -8,6 +8,7 @@ failed is learnt, where Circus would try for ever; and it starts a second sooner
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import tempfile
@@ -20,6 +21,7 @@ from service.address import is_loopback, listen, url
 from service.guard import tls
 from service.guard.keys import KeyRing
 from service.settings import Settings
+from service.shares import shares
 from service.supervisor import Supervisor
 from tlserve.bundle import Bundle
 from tlserve.runtime.backend import BACKENDS
@@ -35,6 +37,7 @@ class Ready:
     version: str
     backend: str
     device: str
+    workers: int
     url: str
     seconds: float
 
@@ -61,18 +64,23 @@ def serve(settings: Settings, host: str, port: int, on_ready: Callable[[Ready], 
     if closed:
         KeyRing(settings.api_keys, settings.api_keys_file)
     bundle = Bundle.read(settings.bundle)
-    backend = settings.running(bundle).backend
-    kind = BACKENDS[backend].kind
+    running = settings.running(bundle)
+    kind = BACKENDS[running.backend].kind
     if not bundle.names(kind):
         bundle.verified(kind)  # raises, with the way to make the file
-    with listen(host, port) as listener, tempfile.TemporaryDirectory(prefix="tlserve-") as folder:
-        if not closed and not is_loopback(listener):
+    parts = shares(settings.workers, running.device, os.environ)
+    with (
+        contextlib.ExitStack() as listening,
+        tempfile.TemporaryDirectory(prefix="tlserve-") as folder,
+    ):
+        listeners = [listening.enter_context(one) for one in listen(host, port, len(parts))]
+        if not closed and not is_loopback(listeners[0]):
             logger.warning(
                 "Everybody who reaches %s can use the service: it has no API keys. "
                 "Make one with `tlserve key NAME`, and give the file to --api-keys.",
                 host,
             )
-        supervisor = Supervisor(settings, listener, Path(folder), secure=secure)
+        supervisor = Supervisor(settings, listeners, parts, Path(folder), secure=secure)
         with supervisor.signals():
             device = supervisor.start()
             if device is not None and supervisor.answers(host):
@@ -80,8 +88,9 @@ def serve(settings: Settings, host: str, port: int, on_ready: Callable[[Ready], 
                     Ready(
                         name=bundle.manifest.name,
                         version=bundle.manifest.version,
-                        backend=backend,
+                        backend=running.backend,
                         device=device,
+                        workers=len(parts),
                         url=url(host, supervisor.port, secure=secure),
                         seconds=time.perf_counter() - started,
                     )

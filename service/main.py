@@ -23,6 +23,7 @@ from service.inference.engine import Engine
 from service.observe import logs, tracing
 from service.observe.metrics import Metrics
 from service.observe.middleware import Observed
+from service.observe.snapshots import Snapshots
 from service.settings import Settings
 from tlserve.errors import TlserveError
 
@@ -74,6 +75,8 @@ class TlserveService:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(error.exit_code)
+        if snapshots := Snapshots.of(os.environ):
+            self._engine.metrics.share(snapshots)
         app.state.engine = self._engine
         if supervisor is not None:
             channel.say_ready(supervisor, self._engine.predictor.backend.device)

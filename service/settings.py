@@ -38,6 +38,8 @@ class Settings(GuardSettings):
     """Threads for one batch on the CPU."""
     max_batch: _Count | None = None
     """The most images in one batch."""
+    workers: _Count | None = None
+    """Processes that answer; by default one for each GPU, or one on the CPU."""
     max_queue: _Count = 256
     """The most images that wait; further ones are refused with 503."""
     max_wait: Annotated[float, Field(gt=0)] = 5.0

@@ -1,4 +1,4 @@
-"""The process that stays with the service's worker until it ends."""
+"""The process that stays with the service's workers until they end."""
 
 from __future__ import annotations
 
@@ -6,79 +6,107 @@ import http.client
 import logging
 import math
 import os
+import select
 import signal
 import socket
 import ssl
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from service import channel
 from service.address import reachable
+from service.channel import FOLDER, NUMBER
 from service.guard.settings import DRAIN_SECONDS
+from service.process import WorkerProcess, ending
 from service.settings import Settings
+from service.shares import Share
 from tlserve.errors import ServiceError
 
 logger = logging.getLogger(__name__)
 
-_STDERR = 2
 _KILL_SECONDS = 10
-"""How long the worker may take after draining before it is killed."""
+"""How long the workers may take after draining before they are killed."""
+
+_LOOK_SECONDS = 1.0
 
 
 class Supervisor:
-    """One worker process, replaced if it dies, ended when this process is asked to end."""
+    """Worker processes, replaced if they die, ended when this process is asked to end.
+
+    Args:
+        settings: What they serve, and how.
+        listeners: A socket for each.
+        shares: What each gets of the machine.
+        folder: For what they write.
+        secure: Whether they speak TLS.
+    """
 
     def __init__(
-        self, settings: Settings, listener: socket.socket, folder: Path, *, secure: bool
+        self,
+        settings: Settings,
+        listeners: Sequence[socket.socket],
+        shares: Sequence[Share],
+        folder: Path,
+        *,
+        secure: bool,
     ) -> None:
-        self._listener = listener
+        self._listeners = listeners
         self._secure = secure
-        self.port = listener.getsockname()[1]
-        self._environment = _environment(settings, folder)
-        self._worker: subprocess.Popen[bytes] | None = None
-        self._line: socket.socket | None = None
+        self.port = listeners[0].getsockname()[1]
+        environment = _environment(settings, folder)
+        several = len(listeners) > 1
+        self._workers = [
+            WorkerProcess(
+                listener,
+                {**environment, NUMBER: str(number), FOLDER: str(folder)}
+                if several
+                else environment,
+                share,
+            )
+            for number, (listener, share) in enumerate(zip(listeners, shares, strict=True))
+        ]
         self._stopping = False
         self._deadline = math.inf
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """Answer SIGINT and SIGTERM by ending the worker; leave no worker behind."""
+        """Answer SIGINT and SIGTERM by ending the workers; leave no worker behind."""
         before = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            self._end_worker()
+            for worker in self._workers:
+                worker.end()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     def start(self) -> str | None:
-        """Start a worker and wait until it has loaded the model.
+        """Start the workers and wait until they have loaded the model.
 
         Returns:
-            The device that it runs on; ``None`` if this process was asked to end meanwhile.
+            The device that they run on; ``None`` if this process was asked to end meanwhile.
         """
-        self._line, theirs = socket.socketpair()
-        with theirs:
+        return self._start(self._workers)
+
+    def _start(self, workers: Sequence[WorkerProcess]) -> str | None:
+        for worker in workers:
             try:
-                self._worker = self._spawn(theirs)
+                worker.start()
             except (OSError, ValueError):
-                # The signal handler has closed the listener just now.
+                # The signal handler has closed the listeners just now.
                 if self._stopping:
                     return None
                 raise
         if self._stopping:
-            self._worker.terminate()
-        device = channel.hear(self._line)
-        if device is None and not self._stopping:
-            raise ServiceError(
-                f"The service {_ending(self._worker.wait())} before it was ready.",
-                hint="What it wrote is above.",
-            )
+            for worker in workers:
+                worker.send(signal.SIGTERM)
+        device = None
+        for worker in workers:
+            device = worker.hear()
+            if device is None and not self._stopping:
+                raise worker.ended_early()
         return device
 
     def answers(self, host: str) -> bool:
@@ -104,13 +132,22 @@ class Supervisor:
         return not self._stopping
 
     def stay(self) -> None:
-        """Wait for the worker's end; replace it unless its end was asked for."""
-        while not self._stopping or self._runs():
-            status = self._worker_end()
-            if self._stopping:
-                return
-            logger.error("The service %s; starting it again.", _ending(status))
-            self.start()
+        """Wait for the workers' end; replace those whose end was not asked for."""
+        while running := [worker for worker in self._workers if worker.runs or not self._stopping]:
+            for worker in self._ended(running):
+                status = worker.wait()
+                if not self._stopping:
+                    logger.error("The service %s; starting it again.", ending(status))
+                    self._start([worker])
+
+    def _ended(self, workers: Sequence[WorkerProcess]) -> list[WorkerProcess]:
+        """Wait a while for the end of some worker."""
+        lines = {worker.line: worker for worker in workers}
+        readable, _, _ = select.select(list(lines), [], [], _LOOK_SECONDS)
+        if time.monotonic() > self._deadline:
+            for worker in workers:
+                worker.send(signal.SIGKILL)
+        return [lines[line] for line in readable if not line.recv(4096)]
 
     def _connection(self, host: str) -> http.client.HTTPConnection:
         if not self._secure:
@@ -119,65 +156,21 @@ class Supervisor:
         trusting = ssl._create_unverified_context()  # noqa: S323
         return http.client.HTTPSConnection(host, self.port, timeout=30, context=trusting)
 
-    def _spawn(self, line: socket.socket) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            _command(self._listener),
-            # The folder that has this package comes first in the worker's import path: a service.py
-            # where the user happens to be is not taken for it.
-            cwd=Path(__file__).resolve().parent.parent,
-            env=self._environment | {channel.VARIABLE: str(line.fileno())},
-            pass_fds=(self._listener.fileno(), line.fileno()),
-            stdin=subprocess.DEVNULL,
-            stdout=_STDERR,
-            # Ctrl-C is for this process to answer, in order.
-            start_new_session=True,
-        )
-
-    def _runs(self) -> bool:
-        return self._worker is not None and self._worker.poll() is None
-
-    def _worker_end(self) -> int:
-        assert self._line is not None  # noqa: S101
-        assert self._worker is not None  # noqa: S101
-        with self._line:
-            self._line.settimeout(1)
-            while True:
-                try:
-                    if not self._line.recv(4096):
-                        return self._worker.wait()
-                except TimeoutError:
-                    if time.monotonic() > self._deadline:
-                        self._worker.kill()
-
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         again, self._stopping = self._stopping, True
         if not again:
             self._deadline = time.monotonic() + DRAIN_SECONDS + _KILL_SECONDS
-        # New clients are refused from now on rather than left waiting.
-        self._listener.close()
-        if self._worker is not None:
+        for listener in self._listeners:
+            # New clients are refused from now on rather than left waiting.
+            listener.close()
+        for worker in self._workers:
             # uvicorn takes a second SIGINT as: at once.
-            self._worker.send_signal(signal.SIGINT if again else signal.SIGTERM)
-
-    def _end_worker(self) -> None:
-        if self._worker is not None and self._runs():
-            self._worker.terminate()
-            try:
-                self._worker.wait(_KILL_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._worker.kill()
-                self._worker.wait()
-        if self._line is not None:
-            self._line.close()
-
-
-def _command(listener: socket.socket) -> list[str]:
-    return [sys.executable, "-m", "service.worker", "--fd", str(listener.fileno())]
+            worker.send(signal.SIGINT if again else signal.SIGTERM)
 
 
 def _environment(settings: Settings, folder: Path) -> dict[str, str]:
-    """Describe the worker's environment; ``folder`` is for what it writes."""
-    # The worker runs in another folder.
+    """Describe the workers' environment; ``folder`` is for what they write."""
+    # They run in another folder.
     paths = {
         name: value.resolve()
         for name in type(settings).model_fields
@@ -195,9 +188,3 @@ def _environment(settings: Settings, folder: Path) -> dict[str, str]:
         "BENTOML_QUIET": "true",
         "PYTHONUNBUFFERED": "1",
     }
-
-
-def _ending(status: int) -> str:
-    if status < 0:
-        return f"was ended by {signal.Signals(-status).name}"
-    return f"ended with status {status}"

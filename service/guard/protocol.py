@@ -12,8 +12,9 @@ import math
 from typing import Any, cast
 
 import httptools
+from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from service.faces import problems
@@ -38,6 +39,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._unparsed = 0
         """Bytes that came since the last that led to anything: an endless header, for example."""
         self._problem: Problem | None = None
+        self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request, or refuse to."""
@@ -52,6 +54,12 @@ class GuardedProtocol(HttpToolsProtocol):
             )
         elif self._shared.draining:
             self.shutdown()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop working for a client that has gone: others wait."""
+        super().connection_lost(exc)
+        if self._task is not None and not self._task.done() and self.cycle.disconnected:
+            self._task.cancel()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came."""
@@ -102,6 +110,19 @@ class GuardedProtocol(HttpToolsProtocol):
         self.headers = []
         self._unparsed = 0
         self._enter(Phase.BODY, limits.BODY_SECONDS)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        async def until_gone(scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await app(scope, receive, send)
+            except asyncio.CancelledError:
+                if not cycle.disconnected:
+                    raise
+
+        task = self.loop.create_task(cycle.run_asgi(cast("Any", until_gone)))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+        self._task = task
 
     def on_body(self, body: bytes) -> None:
         """Keep a part of the body; the application is woken when it is whole, or large."""

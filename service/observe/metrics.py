@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 
 import tlserve
 from service.observe import logs
+from service.observe.snapshots import Snapshots
 from service.observe.verdict import BOUNDS, By, Load, Verdict, verdict
 from service.observe.window import Window
 from tlserve.runtime import Predictor
@@ -62,6 +63,7 @@ class Metrics:
         self._registry = registry = registry or REGISTRY
         self._threads = (preparing_threads or available_processors(), model_threads)
         self._shared = shared
+        self._snapshots: Snapshots | None = None
         self._window = Window()
         self._classes: Sequence[str] = ()
         histogram = partial(Histogram, buckets=_SECONDS, registry=registry)
@@ -197,7 +199,14 @@ class Metrics:
 
     def exposition(self) -> tuple[bytes, str]:
         """Give the text for Prometheus and its content type."""
-        return exposition_of(self._registry), CONTENT_TYPE_LATEST
+        own = exposition_of(self._registry)
+        merged = own if self._snapshots is None else self._snapshots.merged(own)
+        return merged, CONTENT_TYPE_LATEST
+
+    def share(self, snapshots: Snapshots) -> None:
+        """Show the metrics of the workers beside this one, too, and let them show these."""
+        self._snapshots = snapshots
+        snapshots.write_always(lambda: exposition_of(self._registry))
 
     def _class(self, index: int) -> str:
         if index >= MOST_CLASSES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -17,6 +18,9 @@ from service.observe.server_timing import server_timing
 
 CLIENT = "tlserve.client"
 """Where the guard leaves in the scope who asks: the name of the API key, or the address."""
+
+_CLIENT_CLOSED = 499
+"""What nginx and others count where the client left before there was an answer."""
 
 
 class Observed:
@@ -47,6 +51,9 @@ class Observed:
                     tracing.finish(span, request, answer.status)
             else:
                 await self._app(scope, receive, answer)
+        except asyncio.CancelledError:
+            answer.status = _CLIENT_CLOSED
+            raise
         finally:
             metrics = self._metrics()
             if metrics is not None:

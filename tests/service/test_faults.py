@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -287,3 +288,17 @@ def test_clients_that_leave_or_hang_harm_nobody(bundle: Bundle) -> None:
             connection.close()
         assert server.end() == 0
     assert server.log == []
+
+
+def test_nothing_is_computed_for_clients_that_have_left(bundle: Bundle) -> None:
+    with running(bundle.path) as server, server.client() as client:
+        for _ in range(40):
+            with connected(server) as connection:
+                connection.sendall(PREDICT)
+        assert client.post("/predict", content=IMAGE).status_code == 200
+        text = client.get("/metrics").text
+        assert "Traceback" not in "".join(server.log)
+    (left,) = re.findall(r'^tlserve_requests_total{face="predict",status="499"} (\S+)$', text, re.M)
+    (images,) = re.findall(r"^tlserve_batch_size_sum (\S+)$", text, re.M)
+    assert float(left) > 0
+    assert float(images) + float(left) <= 41 + 1, "one may have been running when its client left"

@@ -14,10 +14,15 @@ def test_the_environment_carries_every_setting() -> None:
         backend="eager",
         device="cuda",
         max_batch=3,
+        workers=2,
         max_queue=4,
+        max_wait=2.5,
+        log_format="json",
+        access_log=True,
         max_bytes=5,
         max_images=7,
         threads=6,
+        api_keys="lab:" + "0" * 64,
         api_keys_file=Path("keys"),
         rate=0.5,
         burst=7,
@@ -30,6 +35,7 @@ def test_the_environment_carries_every_setting() -> None:
         header_timeout=1.5,
         keep_alive=9,
     )
+    assert settings.model_fields_set == set(Settings.model_fields), "each is tried"
     assert Settings.from_environment(settings.to_environment()) == settings
     only_the_bundle = Settings.from_environment({"TLSERVE_BUNDLE": "models/a"})
     assert only_the_bundle == Settings(bundle=Path("models/a"))
@@ -46,6 +52,8 @@ def test_the_environment_carries_every_setting() -> None:
         ("RATE", "-1", "rate must be more than 0, not -1"),
         ("RATE", "fast", "TLSERVE_RATE must be a number, not 'fast'"),
         ("BURST", "0", "burst must be at least 1, not 0"),
+        ("WORKERS", "0", "workers must be at least 1, not 0"),
+        ("MAX_WAIT", "0", "max-wait must be more than 0, not 0"),
         ("THREADS", "0", "threads must be at least 1, not 0"),
     ],
 )

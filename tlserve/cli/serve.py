@@ -80,6 +80,15 @@ def serve(
             "likewise, else 4 on the CPU, 32 on a GPU",
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        _option(
+            MODEL,
+            "WORKERS",
+            "Processes that answer, each with its share of the processors.",
+            "one for each GPU, else 1",
+        ),
+    ] = None,
     host: Annotated[str, _option(ADDRESS, "HOST", "Address; 0.0.0.0 for all.")] = "127.0.0.1",
     # Not TLSERVE_PORT: in Kubernetes, a service called tlserve sets that to a URL.
     port: Annotated[int, _option(ADDRESS, "HTTP_PORT", "Port; 0 for a free one.")] = 3000,
@@ -196,6 +205,7 @@ def serve(
         device=cast("Device | None", device),
         threads=threads,
         max_batch=max_batch,
+        workers=workers,
         max_queue=max_queue,
         max_wait=max_wait,
         max_bytes=max_bytes,
@@ -224,9 +234,10 @@ def serve(
 
 
 def _announce(ready: Ready) -> None:
+    workers = f", {ready.workers} workers" if ready.workers > 1 else ""
     text = (
         f"{ready.name} {ready.version} is ready on {ready.url} "
-        f"({ready.backend} on {ready.device}) in {ready.seconds:.1f} s"
+        f"({ready.backend} on {ready.device}{workers}) in {ready.seconds:.1f} s"
     )
     try:
         typer.echo(text)
