@@ -63,14 +63,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.bundles or Path(temporary)
         for arch in options.arch:
-            asked = questions(arch, options.data, options.weights, folder)
+            asked = questions(arch, options.data, options.weights, folder, options.backend)
             add_rows(RESULTS, [_measured(arch, asked, options)])
             replace_section(PAGE, "serving", tables(read_rows(RESULTS)))
     print(tables(read_rows(RESULTS)))
 
 
 def _measured(arch: str, asked: Questions, options: argparse.Namespace) -> Row:
-    known = subjects(asked.bundle, options.peers_python, shlex.split(options.serve_args))
+    arguments = [f"--backend={options.backend}"] if options.backend != "onnx" else []
+    arguments += shlex.split(options.serve_args)
+    known = subjects(asked.bundle, options.peers_python, arguments)
     wanted = [s for s in known if options.only is None or s.name in options.only]
     generator = most(asked.files, options.clients, options.seconds)
     settings, tried = best_ceilings(asked.bundle, options.data, options.trial_seconds)
@@ -80,7 +82,7 @@ def _measured(arch: str, asked: Questions, options: argparse.Namespace) -> Row:
         chosen.append((subject, variant))
     starts = _starts(chosen, asked, options)
     return {
-        "arch": arch,
+        "arch": arch if options.backend == "onnx" else f"{arch}, {options.backend}",
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
         "versions": _versions(options.peers_python),
         "images": len(asked.files),
@@ -204,6 +206,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--starts", type=int, default=3, help="how often each is started")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--only", nargs="+", metavar="SERVER", choices=known, help=", ".join(known))
+    parser.add_argument("--backend", default="onnx", help="of tlserve; the rest stays float32")
     parser.add_argument("--serve-args", default="", help="further arguments of `tlserve serve`")
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--weights", type=Path, default=WEIGHTS)

@@ -7,6 +7,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import stdev
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from export.formats import FormatName
 
 ARCHITECTURES = ("mobilenet_v2", "resnet18")
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,7 +36,9 @@ class Questions:
     answers: list[tuple[str, float]]
 
 
-def questions(arch: str, data: Path, weights: Path, folder: Path) -> Questions:
+def questions(
+    arch: str, data: Path, weights: Path, folder: Path, backend: str = "onnx"
+) -> Questions:
     """Make a bundle, unless an earlier call has, and ask the model about every JPEG file.
 
     That happens in a process of its own: pages of libraries that this process held, too, would
@@ -42,23 +48,30 @@ def questions(arch: str, data: Path, weights: Path, folder: Path) -> Questions:
         ValueError: All answers are nearly the same: comparing with them would prove nothing.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        bundle = process.submit(_bundle, arch, data, weights, folder.resolve()).result()
+        bundle = process.submit(_bundle, arch, data, weights, folder.resolve(), backend).result()
         files = sorted(data.resolve().rglob("*.jpg"))
-        answers = process.submit(_answers, bundle, files).result()
+        answers = process.submit(_answers, bundle, files, backend).result()
     if stdev(probability for _, probability in answers) < _LEAST_SPREAD:
         raise ValueError(f"{bundle} answers nearly the same for each of {len(files)} images.")
     return Questions(bundle, files, answers)
 
 
-def _bundle(arch: str, data: Path, weights: Path, folder: Path) -> Path:
-    """Fine-tune and export to ONNX.
+def _bundle(arch: str, data: Path, weights: Path, folder: Path, backend: str) -> Path:
+    """Fine-tune and export to ONNX, and to what else is served.
 
     Speed does not depend on what the weights are: an epoch is enough. For what is not MobileNetV2
     there are no pretrained weights; it is trained from random ones, all blocks, so that its answers
     differ from image to image.
     """
+    from tlserve.bundle import Bundle
+    from tlserve.runtime.backend import BACKENDS
+
     path = folder / "models" / arch
     if (path / "model.onnx").is_file():
+        if not Bundle.read(path).names(BACKENDS[backend].kind):
+            from export.run import Demands, export
+
+            export(path, [cast("FormatName", backend)], Demands())
         return path
     from export.run import Demands, export
     from tlserve.finetune.config import FinetuneConfig
@@ -79,14 +92,14 @@ def _bundle(arch: str, data: Path, weights: Path, folder: Path) -> Path:
     )
     finetune(config, Events())
     export(path, ["onnx"], Demands())
-    return path
+    return _bundle(arch, data, weights, folder, backend)
 
 
-def _answers(bundle: Path, files: list[Path]) -> list[tuple[str, float]]:
+def _answers(bundle: Path, files: list[Path], backend: str) -> list[tuple[str, float]]:
     from tlserve.bundle import Bundle
     from tlserve.runtime import Predictor
 
-    predictor = Predictor.load(Bundle.read(bundle))
+    predictor = Predictor.load(Bundle.read(bundle), backend)
     answers: list[tuple[str, float]] = []
     for start in range(0, len(files), _BATCH):
         batch = [file.read_bytes() for file in files[start : start + _BATCH]]
