@@ -301,4 +301,4 @@ def test_nothing_is_computed_for_clients_that_have_left(bundle: Bundle) -> None:
     (left,) = re.findall(r'^tlserve_requests_total{face="predict",status="499"} (\S+)$', text, re.M)
     (images,) = re.findall(r"^tlserve_batch_size_sum (\S+)$", text, re.M)
     assert float(left) > 0
-    assert float(images) + float(left) <= 41 + 1, "one may have been running when its client left"
+    assert float(images) <= 20, "some were running when their clients left"
