@@ -49,6 +49,12 @@ def questions(
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         bundle = process.submit(_bundle, arch, data, weights, folder.resolve(), backend).result()
+    return questions_to(bundle, data, backend)
+
+
+def questions_to(bundle: Path, data: Path, backend: str = "onnx") -> Questions:
+    """Likewise with a bundle that there is already."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         files = sorted(data.resolve().rglob("*.jpg"))
         answers = process.submit(_answers, bundle, files, backend).result()
     if stdev(probability for _, probability in answers) < _LEAST_SPREAD:

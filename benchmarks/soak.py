@@ -27,6 +27,7 @@ from benchmarks.serving_bundles import (
     WEIGHTS,
     Questions,
     questions,
+    questions_to,
 )
 from benchmarks.serving_subjects import tlserve
 
@@ -40,7 +41,10 @@ def main() -> None:
     end_in_order()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.bundles or Path(temporary)
-        asked = questions(options.arch, options.data, options.weights, folder)
+        if options.bundle:
+            asked = questions_to(options.bundle.resolve(), options.data)
+        else:
+            asked = questions(options.arch, options.data, options.weights, folder)
         add_rows(RESULTS, [_measured(asked, options)])
     text = _text(read_rows(RESULTS)[-1])
     replace_section(PAGE, "soak", text)
@@ -74,7 +78,7 @@ def _measured(asked: Questions, options: argparse.Namespace) -> Row:
             looks.append({"requests": done} | asdict(server.memory()) | good | bad | errors)
             print(looks[-1], flush=True)
     return {
-        "arch": options.arch,
+        "arch": options.bundle.name if options.bundle else options.arch,
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
         "serve_args": options.serve_args,
         "clients": options.clients,
@@ -108,6 +112,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--serve-args", default="", help="further arguments of `tlserve serve`")
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    parser.add_argument("--bundle", type=Path, help="instead of --arch: one that there is")
     parser.add_argument("--bundles", type=Path, help="where bundles are kept for the next time")
     return parser.parse_args()
 
