@@ -85,6 +85,8 @@ def set_up(log_format: Format, *, access: bool = False) -> None:
     ACCESS.setLevel(logging.INFO if access else logging.WARNING)
     # uvicorn's own access log costs time even where nobody reads it; this is how it finds out.
     logging.getLogger("uvicorn.access").propagate = False
+    # What is wrong with a form is the client's to know, and is in its answer.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     logging.captureWarnings(True)
     sys.excepthook = _uncaught
     threading.excepthook = _uncaught_in_thread

@@ -111,6 +111,9 @@ PATHS: dict[str, dict[str, Any]] = {
 }
 
 
+_KEYS = "Where the service was started with API keys."
+
+
 def document(name: str, version: str, classes: int) -> dict[str, Any]:
     """Describe the service of one model.
 
@@ -131,5 +134,15 @@ def document(name: str, version: str, classes: int) -> dict[str, Any]:
         "components": {
             "schemas": SCHEMAS,
             "responses": {kind.name: problem_response(kind) for kind in problems.KINDS},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "description": _KEYS},
+                "key": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "X-API-Key",
+                    "description": _KEYS,
+                },
+            },
         },
+        "security": [{}, {"bearer": []}, {"key": []}],
     }
