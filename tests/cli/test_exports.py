@@ -13,6 +13,7 @@ from PIL import Image
 from tests.cli.test_commands import fails, tlserve
 from tests.interpreter import python, without
 from tlserve.bundle import Bundle
+from tlserve.runtime.backend import available_processors
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +82,13 @@ def test_bench_prints_a_table_and_draws_a_plot(exported: Path, tmp_path: Path) -
         *("--batch", "1,2", "--seconds", "0.05", "--plot", plot),
     )
     assert result.returncode == 0, result.stderr
-    rows = [line.split("│")[1:5] for line in result.stdout.splitlines() if "│ cpu" in line]
+    beside = str(available_processors())
+    rows = [line.split("│")[1:6] for line in result.stdout.splitlines() if "│ cpu" in line]
     assert [[cell.strip() for cell in row] for row in rows] == [
-        ["onnx", "cpu", "1", "1"],
-        ["onnx", "cpu", "1", "2"],
-        ["eager", "cpu", "1", "1"],
-        ["eager", "cpu", "1", "2"],
+        ["onnx", "cpu", "1", beside, "1"],
+        ["onnx", "cpu", "1", beside, "2"],
+        ["eager", "cpu", "1", beside, "1"],
+        ["eager", "cpu", "1", beside, "2"],
     ]
     pixels = np.asarray(Image.open(plot).convert("L"))
     assert min(pixels.shape) >= 500
