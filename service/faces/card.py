@@ -1,7 +1,8 @@
-"""``GET /model``: what is served, how it was made, and within which limits."""
+"""``GET /model``: what is served, how it was made, within which limits, and what limits it now."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import PurePath
 from typing import Any
 
@@ -36,6 +37,7 @@ async def card(request: Request) -> Response:
             "files": _files(manifest),
             "provenance": _provenance(manifest),
             "limits": _limits(engine),
+            "load": asdict(engine.metrics.verdict()),
         }
     )
 

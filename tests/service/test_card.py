@@ -22,6 +22,8 @@ def test_the_card_says_what_is_served(client: httpx.Client, bundle: Bundle) -> N
     assert (card["backend"], card["device"], card["precision"]) == ("onnx", "cpu", "float32")
     assert card["metrics"]["val_accuracy"] == manifest.metrics.val_accuracy
     assert card["files"]["model.onnx"]["kind"] == "onnx"
+    assert card["load"]["by"] in ("decode", "model", "idle")
+    assert card["load"]["advice"].lower().startswith(card["load"]["by"])
     assert card["limits"] == {
         "image_bytes": 20 * 2**20,
         "image_pixels": 2**26,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from service.faces.openapi.parts import schema
+from service.observe.verdict import BOUNDS
 
 
 def record(optional: dict[str, Any] | None = None, **required: Any) -> dict[str, Any]:
@@ -75,6 +76,12 @@ SCHEMAS: dict[str, Any] = {
             ),
         },
         provenance=OBJECT,
+        load=record(
+            by={"enum": list(BOUNDS)},
+            preparing={"type": "number", "minimum": 0, "maximum": 1},
+            inference={"type": "number", "minimum": 0, "maximum": 1},
+            advice=STRING,
+        ),
         limits=record(
             image_bytes=INTEGER,
             image_pixels=INTEGER,
