@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import selectors
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 
@@ -21,7 +22,7 @@ _PATIENCE = 0.2
 """Seconds before a client comes back whose connection failed: else it would do nothing else."""
 
 
-class _Loop:
+class _Loop(ABC):
     """What both ways share."""
 
     def __init__(self, plan: Plan, requests: list[bytes]) -> None:
@@ -33,13 +34,13 @@ class _Loop:
         self._random = random.Random(plan.seed)  # noqa: S311
         self._images = self._shuffled()
 
+    @abstractmethod
     def run(self) -> Report:
         """Send, count, and wait for what was sent."""
-        raise NotImplementedError
 
+    @abstractmethod
     def released(self, connection: Connection | None, *, failed: bool = False) -> None:
         """Go on: a request has ended, well or not, and its connection is free, or lost."""
-        raise NotImplementedError
 
     def next_image(self) -> int:
         return next(self._images)

@@ -197,31 +197,27 @@ class Scheduler(Generic[Job, Item, Result]):
         """Wait for something to do; ``None`` says that there will be nothing more."""
         with self._changed:
             while True:
+                # Whoever has left in the meantime is not worth the work, nor is waiting for it.
+                self._drop_cancelled(self._jobs)
+                self._drop_cancelled(self._ready)
                 if batch := self._batch():
                     return batch
-                if len(self._ready) < self._most_ready and (entry := self._first_job()):
-                    return entry
+                if self._jobs and len(self._ready) < self._most_ready:
+                    return self._jobs.popleft()
                 if self._stopped and not self._jobs and not self._ready:
                     return None
                 self._idle += 1
                 self._changed.wait()
                 self._idle -= 1
 
-    def _first_job(self) -> _Entry[Job, Item, Result] | None:
-        while self._jobs:
-            entry = self._jobs.popleft()
-            # Whoever has left in the meantime is not worth the work.
-            if not entry.future.cancelled():
-                return entry
+    def _drop_cancelled(self, queue: deque[_Entry[Job, Item, Result]]) -> None:
+        while queue and queue[0].future.cancelled():
+            queue.popleft()
             self._inside -= 1
-        return None
 
     def _batch(self) -> list[_Entry[Job, Item, Result]]:
         """Take what can run now as one batch; none if there is nothing, or no lane for it."""
         plan, ready = self._plan, self._ready
-        while ready and ready[0].future.cancelled():
-            ready.popleft()
-            self._inside -= 1
         if not ready or self._running >= plan.lanes:
             return []
         full = plan.max_batch

@@ -209,6 +209,27 @@ def test_who_leaves_takes_no_place_and_harms_nobody() -> None:
     assert record.sizes == [1, 1, 1]
 
 
+def test_what_is_ready_does_not_wait_for_jobs_whose_clients_have_left() -> None:
+    gate = Gate(squares)
+
+    async def scenario(scheduler: Scheduler[str, int, int]) -> int:
+        running = asyncio.create_task(result(scheduler, 1))
+        await asyncio.to_thread(gate.entered.wait, 10)
+        leaving = [asyncio.create_task(result(scheduler, item)) for item in range(6)]
+        ready = asyncio.create_task(scheduler.submit_prepared(7))
+        await asyncio.sleep(0)
+        for task in leaving:
+            task.cancel()
+        await asyncio.sleep(0)
+        gate.open.set()
+        await running
+        return (await asyncio.wait_for(ready, 5))[0]
+
+    with scheduling(gate, workers=1, patient=True) as (scheduler, _):
+        assert asyncio.run(scenario(scheduler)) == 49
+        assert scheduler.depth == 0
+
+
 def test_lanes_run_side_by_side_and_share_what_is_there() -> None:
     entered, both = [], threading.Event()
 
