@@ -138,7 +138,10 @@ def _read(path: Path) -> list[tuple[str, bytes]]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise UsageError(f"Cannot read the API keys in {path}: {reason}.") from error
+        raise UsageError(
+            f"Cannot read the API keys in {path}: {reason}.",
+            hint=f"Make a key with `tlserve key NAME --append {path}`.",
+        ) from error
     return _parsed(text, str(path))
 
 

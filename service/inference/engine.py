@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.inference.scheduler import Plan, Scheduler
+from service.inference.plan import Plan
+from service.inference.scheduler import Scheduler
 from service.inference.timing import Timing
 from service.observe.metrics import Metrics, batch_sizes
 from service.observe.request import note_timing

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from service.inference.scheduler import Plan, ResultCountError, Scheduler, SchedulerStoppedError
+from service.inference.plan import Plan
+from service.inference.scheduler import ResultCountError, Scheduler, SchedulerStoppedError
 from service.inference.timing import Timing
 
 Run = Callable[[list[int], bool], Collection[int]]
