@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from service.faces import problems
 from service.faces.problems import Problem
+from service.headers import header_of
 
 _READ_SECONDS = 30.0
 
@@ -20,7 +21,10 @@ def must_be_plain(request: Request) -> None:
     Raises:
         Problem: It is compressed.
     """
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    given = header_of(request.scope, b"content-encoding")
+    if given is None:
+        return
+    encoding = given.decode("latin-1").strip().lower()
     if encoding != "identity":
         raise Problem(
             problems.UNSUPPORTED_TYPE,
@@ -31,8 +35,8 @@ def must_be_plain(request: Request) -> None:
 
 def declared_length(request: Request) -> int | None:
     """Read the body's length from its header; ``None`` where it comes in chunks."""
-    length = request.headers.get("content-length", "")
-    return int(length) if length.isdecimal() and len(length) < 20 else None
+    length = header_of(request.scope, b"content-length") or b""
+    return int(length) if length.isdigit() and len(length) < 20 else None
 
 
 async def body_of(request: Request, limit: int, too_large: Problem) -> bytes:

@@ -11,6 +11,7 @@ from service.faces.bodies import body_of, limited, must_be_plain
 from service.faces.forms import Part, TooManyPartsError, parts_of
 from service.faces.limits import Limits
 from service.faces.problems import Problem
+from service.headers import header_of
 
 FIELD = "image"
 FILES_FIELD = "images"
@@ -138,7 +139,8 @@ def is_form(request: Request) -> bool:
         Problem: It is neither.
     """
     must_be_plain(request)
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    given = header_of(request.scope, b"content-type") or b""
+    content_type = given.decode("latin-1").partition(";")[0].strip().lower()
     if content_type == "multipart/form-data":
         return True
     if content_type in ("", "application/octet-stream") or content_type.startswith("image/"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import urllib.parse
 from typing import Any, cast
 
 import httptools
@@ -20,13 +21,15 @@ from uvicorn.server import ServerState
 from service.faces import problems
 from service.faces.problems import Problem
 from service.guard import limits, refusals
-from service.guard.joined import JoinedWrites
+from service.guard.cycle import Cycle
 from service.guard.limits import Phase, Shared
 from service.guard.middleware import DRAINING
 
 
 class GuardedProtocol(HttpToolsProtocol):
     """One connection; see :meth:`check` for what ends it."""
+
+    cycle: Cycle
 
     def __init__(
         self, config: Config, state: ServerState, app_state: dict[str, Any], shared: Shared
@@ -65,7 +68,6 @@ class GuardedProtocol(HttpToolsProtocol):
         """Parse what came."""
         if self._phase is Phase.END:
             return
-        self._unset_keepalive_if_required()
         if self._phase is Phase.IDLE:
             self._enter(Phase.HEAD, self._shared.head_seconds)
         self._unparsed += len(data)
@@ -101,8 +103,7 @@ class GuardedProtocol(HttpToolsProtocol):
             raise self._rejected(_malformed(f"It has {hosts} Host headers instead of one."))
         if len(self.pipeline) >= limits.PIPELINED:
             raise self._rejected(_malformed("Too many requests came ahead of their answers."))
-        super().on_headers_complete()
-        self.cycle.transport = cast("asyncio.Transport", JoinedWrites(self.transport, self.loop))
+        self._begin()
         if self._shared.draining:
             self.scope["state"][DRAINING] = True
             self.cycle.keep_alive = False
@@ -110,6 +111,36 @@ class GuardedProtocol(HttpToolsProtocol):
         self.headers = []
         self._unparsed = 0
         self._enter(Phase.BODY, limits.BODY_SECONDS)
+
+    def _begin(self) -> None:
+        """Start the application, or have the request wait for those before it."""
+        version, url = self.parser.get_http_version(), httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        scope = self.scope
+        scope["method"] = self.parser.get_method().decode("ascii")
+        scope["http_version"] = version
+        scope["path"] = urllib.parse.unquote(path) if "%" in path else path
+        scope["raw_path"] = url.path
+        scope["query_string"] = url.query or b""
+        before = cast("Cycle | None", self.cycle)
+        self.cycle = Cycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         async def until_gone(scope: Any, receive: Any, send: Any) -> None:
@@ -128,25 +159,25 @@ class GuardedProtocol(HttpToolsProtocol):
         """Keep a part of the body; the application is woken when it is whole, or large."""
         self._unparsed = 0
         cycle = self.cycle
-        if cycle.response_complete:
-            return
-        cycle.body += body
-        if len(cycle.body) > limits.GATHERED_BYTES:
+        if not cycle.response_complete and cycle.take(body):
             self.flow.pause_reading()
-            cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """Note the end of a request."""
         self._unparsed = 0
-        super().on_message_complete()
         if self.cycle.response_complete:
             self._enter(Phase.IDLE, self._shared.idle_seconds)
         else:
+            self.cycle.end_of_body()
             self._enter(Phase.ANSWER, math.inf)
 
     def on_response_complete(self) -> None:
-        """Note the end of an answer."""
-        super().on_response_complete()
+        """Note the end of an answer, and go on with the next request."""
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
         if self.cycle.response_complete and self._phase is Phase.ANSWER:
             self._enter(Phase.IDLE, self._shared.idle_seconds)
         elif self.cycle.response_complete and self._phase is Phase.BODY:

@@ -171,8 +171,10 @@ class Metrics:
 
     def answered_image(self, probabilities: NDArray[np.float64]) -> None:
         """Count what an image was taken for; shape [classes]."""
-        index = int(probabilities.argmax())
-        confidence = float(probabilities[index])
+        # Not `argmax`: it lets other threads have the interpreter, and this one waits for it.
+        values: list[float] = probabilities.tolist()
+        confidence = max(values)
+        index = values.index(confidence)
         if confidence == confidence:  # NaN would stay in the sum for ever
             self._by_class(self._class(index)).inc()
             self._confidence.observe(confidence)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.headers import header_of
 from service.observe import tracing
 from service.observe.faces import LONGEST_PATH, UNTRACED, face_of
 from service.observe.logs import ACCESS
@@ -40,7 +41,7 @@ class Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = Request(chosen_id(_header(scope, b"x-request-id")))
+        request = Request(chosen_id(header_of(scope, b"x-request-id")))
         answer = _Answer(request, send)
         face = face_of(scope["path"])
         token = current.set(request)
@@ -86,14 +87,6 @@ class _Answer:
         elif message["type"] == "http.response.body":
             self.bytes += len(message.get("body", b""))
         await self._send(message)
-
-
-def _header(scope: Scope, name: bytes) -> bytes | None:
-    for key, value in scope["headers"]:
-        if key == name:
-            found: bytes = value
-            return found
-    return None
 
 
 def _log(scope: Scope, request: Request, answer: _Answer) -> None:

@@ -13,8 +13,11 @@ from tlserve.preprocess import preprocess
 from tlserve.runtime.backend import Backend, Device, load_backend
 from tlserve.runtime.softmax import softmax
 
+_FEW_CLASSES = 256
+"""Up to so many, plain Python is faster than numpy with its switch of threads."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """One class and its probability."""
 
@@ -72,9 +75,14 @@ class Predictor:
             k: How many; all if ``None`` or if there are fewer classes.
         """
         # A stable sort names equally probable classes in index order, on every machine.
-        order = np.argsort(-probabilities, kind="stable")[:k]
+        values: list[float] = probabilities.tolist()
+        if len(values) > _FEW_CLASSES:
+            order = np.argsort(-probabilities, kind="stable")[:k].tolist()
+        else:
+            # numpy lets other threads have the interpreter, and a busy service waits for it.
+            order = sorted(range(len(values)), key=values.__getitem__, reverse=True)[:k]
         classes = self.bundle.manifest.classes
-        return [Prediction(classes[i], float(probabilities[i])) for i in order]
+        return [Prediction(classes[i], values[i]) for i in order]
 
     def predict(self, images: Sequence[bytes], k: int | None = None) -> list[list[Prediction]]:
         """Answer for a batch of image files.
