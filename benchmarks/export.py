@@ -23,10 +23,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.records import Row, add_rows, read_rows, replace_section
+from export.demands import Demands
 from export.formats import FORMATS
 from export.images import root_of, validation_samples
 from export.parity import preprocessed
-from export.run import Demands, export
+from export.run import export
 from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.events import Events
 from tlserve.finetune.run import finetune

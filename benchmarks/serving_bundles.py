@@ -75,11 +75,13 @@ def _bundle(arch: str, data: Path, weights: Path, folder: Path, backend: str) ->
     path = folder / "models" / arch
     if (path / "model.onnx").is_file():
         if not Bundle.read(path).names(BACKENDS[backend].kind):
-            from export.run import Demands, export
+            from export.demands import Demands
+            from export.run import export
 
             export(path, [cast("FormatName", backend)], Demands())
         return path
-    from export.run import Demands, export
+    from export.demands import Demands
+    from export.run import export
     from tlserve.finetune.config import FinetuneConfig
     from tlserve.finetune.events import Events
     from tlserve.finetune.run import finetune

@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from export.demands import Demands
 from export.outcome import Parity
 from export.progress import Progress
-from export.run import Demands, export
+from export.run import export
 from tests.folders import write_parts
 from tests.networks import stand_in
 from tlserve.bundle import Bundle

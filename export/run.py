@@ -3,73 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
-from export.choose import BATCHES, Candidate, choose, report, thread_counts
+from export.choose import report
+from export.demands import Demands
 from export.description import description
 from export.formats import FORMATS, FormatName
 from export.images import calibration_images, root_of, validation_samples
 from export.outcome import Level, Parity
-from export.parity import (
-    BATCH_SIZES,
-    ValidationLogits,
-    compare_decisions,
-    compare_file,
-    preprocessed,
-    run_validation,
-)
+from export.parity import ValidationLogits, compare_decisions, compare_file, run_validation
 from export.progress import Progress
 from export.record import record
 from export.source import Source
+from export.trial import measured_images, try_out
 from tlserve.bundle import Bundle, StagedBundle, stage
 from tlserve.bundle.files import writing_to
 from tlserve.bundle.manifest import Serving
 from tlserve.data.folder import Sample
 from tlserve.errors import ExportError, ParityError, TlserveError
-from tlserve.runtime.backend import BACKENDS, Backend, Device, load_backend
+from tlserve.runtime.backend import BACKENDS, Backend, load_backend
 from tlserve.runtime.eager import TorchBackend
 from tlserve.runtime.golden import golden_tensors
-from tlserve.runtime.measure import Subject, measure
-from tlserve.runtime.serving import lanes
 
 MEASUREMENTS = "measurements.json"
 
 _EXAMPLE_BATCH = 2
 _EXAMPLE_SEED = 7
-_MEASURED_IMAGES = 32
-_ROUNDS = 3
-
-
-@dataclass(frozen=True)
-class Demands:
-    """What an exported file must hold to, and what is measured.
-
-    Attributes:
-        data: The image folder, where it is no longer at the path that the bundle recorded.
-        without_validation: Leave the decisions level out; the report says so.
-        batch_sizes: The batches that are compared; the report names them.
-        max_accuracy_drop: The points of accuracy that precisions narrower than float32 may lose.
-        calibration_images: How many of the images that trained calibrate INT8.
-        device: Where the files run.
-        choose: Whether to leave out what fails, measure the others, and record the best.
-        p99_ms: What is chosen must answer 99 of 100 batches in so many milliseconds.
-        seconds: How long each is measured.
-    """
-
-    data: Path | None = None
-    without_validation: bool = False
-    batch_sizes: Sequence[int] = BATCH_SIZES
-    max_accuracy_drop: float = 0.5
-    calibration_images: int = 128
-    device: Device = "cpu"
-    choose: bool = False
-    p99_ms: float | None = None
-    seconds: float = 0.9
 
 
 def export(
@@ -280,56 +243,18 @@ class _Export:
             self._staged.drop(name)
 
     def choose(self, passed: Sequence[Parity], failed: Sequence[Parity]) -> Serving:
-        """Measure what passed, and the eager model beside it, and choose."""
+        """Measure what passed, record what was found, and choose."""
         draft = self._staged.write_manifest(self._staged.manifest())
-        device: Device = self._demands.device
-        names = [*(result.format for result in passed), "eager"]
-        threads = thread_counts() if device == "cpu" else [1]
-        subjects = [
-            Subject(load_backend(draft, name, device, count), count, lanes(device, count))
-            for name in names
-            for count in threads
-        ]
-        images = golden_tensors(draft)
-        if self._samples:
-            # From all over the set: images of a class lie side by side.
-            step = max(1, len(self._samples) // _MEASURED_IMAGES)
-            some = self._samples[::step][:_MEASURED_IMAGES]
-            images = next(preprocessed(draft, self._root, some))
-        batches = BATCHES[device]
-        self._progress.begin("measuring", len(subjects) * len(batches) * _ROUNDS)
-        found = measure(
-            subjects,
-            images,
-            batches,
-            rounds=_ROUNDS,
-            seconds=self._demands.seconds / _ROUNDS,
-            advance=self._progress.advance,
-        )
-        self._progress.end()
-        serving = choose(found, self._demands.p99_ms)
-        candidates = [self._candidate(draft, name, passed) for name in names]
+        accuracy = self._validation.accuracy if self._validation else None
+        some = measured_images(draft, self._root, self._samples)
+        trial = try_out(draft, passed, accuracy, some, self._demands, self._progress)
         refused = {result.format: result.failure for result in failed}
         with writing_to(self._staged.target):
             target = self._staged.fresh(MEASUREMENTS)
-            target.write_text(report(found, candidates, refused), "utf-8")
+            target.write_text(report(trial.found, trial.candidates, refused), "utf-8")
             self._staged.add(MEASUREMENTS, "measurements")
-        self._progress.chosen(found, candidates, refused, serving)
-        return serving
-
-    def _candidate(self, draft: Bundle, name: str, passed: Sequence[Parity]) -> Candidate:
-        files = draft.manifest.files
-        size = sum(files[file].bytes for file in draft.names(BACKENDS[name].kind))
-        accuracy = self._validation.accuracy if self._validation else None
-        flips = 0
-        for result in passed:
-            if result.format == name:
-                decisions = result.level("decisions")
-                size += sum(files[companion].bytes for companion in result.companions)
-                flips = len(decisions.flips)
-                if accuracy is not None:
-                    accuracy -= decisions.accuracy_drop / 100
-        return Candidate(name, size, None if accuracy is None else round(accuracy, 6), flips)
+        self._progress.chosen(trial.found, trial.candidates, refused, trial.serving)
+        return trial.serving
 
 
 def _sound(levels: Sequence[Level]) -> bool:

@@ -13,6 +13,9 @@ from service.observe.request import request_id
 
 MEDIA_TYPE = "application/problem+json"
 
+# `json.dumps` would make one for each refusal.
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -140,7 +143,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
         if path.startswith("/v2"):
             members["error"] = f"{self.detail} {self.hint}".rstrip()
         return Response(
-            json.dumps(members, ensure_ascii=False),
+            _ENCODER.encode(members),
             self.kind.status,
             self.headers,
             media_type=MEDIA_TYPE,

@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+from export.demands import Demands
 from export.formats import FORMATS, FormatName
 from export.outcome import Parity
 from export.parity import ValidationLogits, compare_decisions
 from export.progress import Progress
-from export.run import Demands, export
+from export.run import export
 from tests.export.mutations import BUNDLE_MUTATIONS, MUTATIONS, Mutation, scaled
 from tlserve.bundle import Bundle, stage
 from tlserve.bundle.files import sha256_of

@@ -97,7 +97,7 @@ def export(
     from tlserve.cli.torch_stack import require_torch
 
     require_torch()
-    from export.run import Demands
+    from export.demands import Demands
     from export.run import export as run
     from tlserve.cli.console import out
     from tlserve.cli.proofs import Shown

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -122,7 +122,7 @@ def _print_json(answers: Iterator[_Answer]) -> int:
             failed += 1
             line["error"] = answer.error
         else:
-            line["predictions"] = [vars(p) for p in answer.predictions]
+            line["predictions"] = [asdict(p) for p in answer.predictions]
         typer.echo(json.dumps(line, ensure_ascii=False))
     return failed
 
