@@ -27,6 +27,12 @@ _SCRAPES = 3
 _SECONDS = 90
 """Prometheus begins within one interval of 15 s, and evaluates rules within another."""
 
+_EXPECTED = {"TlserveUnauthorized", "TlserveRefuses"}
+"""What the traffic provokes; both last longer than the test before they fire."""
+
+_POSSIBLE = {"TlserveQueueSlow", "TlserveSaturated"}
+"""What it provokes, too, where tests beside this one leave few processors."""
+
 _GRAFANAS = {"$__rate_interval": "1m", "$instance": ".+", "$model": ".+"}
 """What Grafana puts in the place of its variables, for all instances."""
 
@@ -88,8 +94,8 @@ def test_every_panel_and_rule_has_an_answer(
             watched.wait_until(
                 f'count_over_time(up{{job="tlserve"}}[5m]) >= {_SCRAPES}', seconds=_SECONDS
             )
-            watched.wait_until('ALERTS{alertname="TlserveUnauthorized"}', seconds=_SECONDS)
-            watched.wait_until("instance:tlserve_busy:ratio_rate5m > 0", seconds=_SECONDS)
+            for alert in _EXPECTED:
+                watched.wait_until(f'ALERTS{{alertname="{alert}"}}', seconds=_SECONDS)
         silent = [name for name, asked in questions().items() if not watched.values(asked)]
         assert not silent, "panels without data"
         _has_choices(watched, target)
@@ -118,8 +124,9 @@ def _has_rules(watched: Watching, target: str) -> None:
         if rule["type"] == "recording":
             assert watched.values(rule["name"]), rule["name"]
     pending = {alert["labels"]["alertname"]: alert for alert in watched.ask("alerts")["alerts"]}
-    # Both last longer than this test before they fire; nothing else is wrong.
-    assert set(pending) == {"TlserveUnauthorized", "TlserveRefuses"}
+    assert pending.keys() >= _EXPECTED
+    assert pending.keys() <= _EXPECTED | _POSSIBLE
+    assert {alert["state"] for alert in pending.values()} == {"pending"}
     summary = pending["TlserveUnauthorized"]["annotations"]["summary"]
     assert re.fullmatch(
         rf"Somebody asks {re.escape(target)} without a valid key, [\d.]+ times a second\.", summary
@@ -168,7 +175,7 @@ def test_what_is_asked_for_is_measured_and_documented(
 
 def test_the_health_check_tells_well_from_ill(services: dict[str, Any], server: Server) -> None:
     check = services["tlserve"]["healthcheck"]["test"]
-    assert check[:2] == ["CMD", "python"]
+    assert check[:3] == ["CMD", "python", "-c"]
 
     def healthy(address: str) -> bool:
         code = replaced(check[3], {"127.0.0.1:3000": address})
