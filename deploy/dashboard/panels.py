@@ -123,7 +123,9 @@ def number(
         .thresholds(_colours(limits))
     )
     _describe(panel, title, description, width=4, height=4)
-    return panel.with_target(_series(query))
+    target = _series(query)
+    # Over a range it would show every name that there was in it.
+    return panel.with_target(target.instant() if name else target)
 
 
 def heatmap(title: str, description: str, unit: str, query: Query) -> Heatmap:

@@ -63,6 +63,15 @@ def test_every_panel_can_be_told_from_the_others_and_says_what_to_do(
         assert len(set(letters)) == len(letters), panel["title"]
 
 
+def test_a_name_is_the_one_of_now(board: dict[str, Any]) -> None:
+    named = [one for one in panels(board) if one.get("options", {}).get("textMode") == "name"]
+    assert named
+    for panel in named:
+        for target in panel["targets"]:
+            assert target["instant"], panel["title"]
+            assert not target["range"], panel["title"]
+
+
 def test_the_page_explains_every_panel_and_alert(
     board: dict[str, Any], compose: Path, repository: Path
 ) -> None:
