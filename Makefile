@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format install lock clean
+.PHONY: demo test check format install dashboard monitoring-tools lock clean
 
 demo: install
 	$(BIN)/python examples/demo.py
@@ -31,6 +31,16 @@ install: .venv/installed
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements/dev.txt
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
+
+# Writes the file that Grafana reads; run after changing deploy/dashboard/.
+dashboard: install
+	$(BIN)/python -m deploy.dashboard
+
+# What tests/deploy/ checks Prometheus's files with, on Debian and Ubuntu; without it those tests skip.
+# The package would start a Prometheus of its own where systemd runs.
+monitoring-tools:
+	apt-get install --yes --no-install-recommends prometheus
+	if [ -d /run/systemd/system ]; then systemctl disable --now prometheus; fi
 
 # Pins every dependency with its hashes; run after changing pyproject.toml.
 lock: install

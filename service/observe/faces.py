@@ -5,6 +5,7 @@ from __future__ import annotations
 FACES = {
     "": "page",
     "predict": "predict",
+    "classify": "classify",
     "v1": "v1",
     "v2": "v2",
     "model": "model",
@@ -15,6 +16,7 @@ FACES = {
     "healthz": "probe",
     "openapi.json": "openapi",
     "docs.json": "openapi",
+    "schema.json": "openapi",
     "static_content": "page",
 }
 """By the first part of the path."""

@@ -18,8 +18,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 from starlette.types import Receive, Scope, Send
 
+from service.faces.openapi import PATHS
 from service.inference.timing import Timing
-from service.observe.faces import face_of
+from service.observe.faces import OTHER, face_of
 from service.observe.log_format import JsonFormatter, TextFormatter
 from service.observe.logs import LineHandler
 from service.observe.metrics import MOST_CLASSES, OTHER_CLASSES, Metrics
@@ -109,6 +110,10 @@ def test_a_path_never_becomes_a_label() -> None:
     assert [face_of(path) for path in paths] == [
         *("predict", "v2", "page", "probe", "other", "other", "page", "page")
     ]
+
+
+def test_every_path_that_is_described_has_a_face() -> None:
+    assert [path for path in PATHS if face_of(path) == OTHER] == []
 
 
 def test_classes_behind_the_first_thousand_share_a_series() -> None:
