@@ -31,8 +31,9 @@ from export.run import export
 from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.events import Events
 from tlserve.finetune.run import finetune
-from tlserve.runtime.backend import BACKENDS, available_processors, load_backend
+from tlserve.runtime.backend import BACKENDS, load_backend
 from tlserve.runtime.measure import Measurement, Subject, measure
+from tlserve.runtime.processors import available_processors
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"

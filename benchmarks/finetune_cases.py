@@ -19,7 +19,7 @@ from benchmarks.records import Row
 from benchmarks.synthetic import write_folder
 from tlserve import __version__
 from tlserve.bundle import Bundle
-from tlserve.runtime.backend import available_processors
+from tlserve.runtime.processors import available_processors
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCH_SIZE = 32

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 
 from tlserve.bundle.manifest import Precision, Serving
 from tlserve.errors import ExportError
-from tlserve.runtime.backend import BACKENDS, Device, available_processors
+from tlserve.runtime.backend import BACKENDS, Device
 from tlserve.runtime.measure import Measurement
+from tlserve.runtime.processors import available_processors
 
 BATCHES: dict[Device, tuple[int, ...]] = {"cpu": (1, 4, 16), "cuda": (1, 4, 16, 64)}
 """Images in a batch; a processor gains nothing by more."""

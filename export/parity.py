@@ -30,8 +30,9 @@ from tlserve.bundle.manifest import Precision
 from tlserve.data.folder import Sample
 from tlserve.errors import TlserveError
 from tlserve.preprocess import preprocess
-from tlserve.runtime.backend import Backend, available_processors
+from tlserve.runtime.backend import Backend
 from tlserve.runtime.golden import TOLERANCES, compare_golden, golden_tensors
+from tlserve.runtime.processors import available_processors
 
 BATCH_SIZES = (1, 2, 7, 32)
 """The batches of the numbers level; 32 is the largest that the service forms by default."""

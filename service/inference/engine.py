@@ -21,8 +21,9 @@ from service.settings import Settings
 from tlserve.bundle import Bundle
 from tlserve.preprocess import decode, to_tensor
 from tlserve.runtime import Predictor
-from tlserve.runtime.backend import BACKENDS, available_processors
+from tlserve.runtime.backend import BACKENDS
 from tlserve.runtime.golden import check_golden
+from tlserve.runtime.processors import available_processors
 from tlserve.runtime.serving import Running
 
 _CPU_WARM_UP_SECONDS = 1.0

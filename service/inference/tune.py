@@ -24,7 +24,8 @@ from service.settings import Settings
 from tlserve.bundle import Bundle
 from tlserve.data.split import read_part
 from tlserve.runtime import Predictor
-from tlserve.runtime.backend import Device, available_processors
+from tlserve.runtime.backend import Device
+from tlserve.runtime.processors import available_processors
 
 BATCHES: dict[Device, tuple[int, ...]] = {"cpu": (1, 4, 16), "cuda": (8, 32, 64)}
 ROUNDS = 3

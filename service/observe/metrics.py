@@ -26,7 +26,7 @@ from service.observe.snapshots import Snapshots
 from service.observe.verdict import BOUNDS, By, Load, Verdict, verdict
 from service.observe.window import Window
 from tlserve.runtime import Predictor
-from tlserve.runtime.backend import available_processors
+from tlserve.runtime.processors import available_processors
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)

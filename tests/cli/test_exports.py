@@ -13,7 +13,7 @@ from PIL import Image
 from tests.cli.test_commands import fails, tlserve
 from tests.interpreter import python, without
 from tlserve.bundle import Bundle
-from tlserve.runtime.backend import available_processors
+from tlserve.runtime.processors import available_processors
 
 
 @pytest.fixture(scope="module")

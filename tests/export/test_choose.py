@@ -6,8 +6,8 @@ import pytest
 
 from export.choose import choose, thread_counts
 from tlserve.errors import ExportError
-from tlserve.runtime.backend import available_processors
 from tlserve.runtime.measure import Measurement
+from tlserve.runtime.processors import available_processors
 
 
 def measured(

@@ -17,7 +17,7 @@ from tlserve.data.loading import Augmentation, Batch, ImageDataset, View
 from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.run import finetune
 from tlserve.finetune.workers import choose_workers, workers_for
-from tlserve.runtime.backend import available_processors
+from tlserve.runtime.processors import available_processors
 from tlserve.zoo.presets import preset, with_image_size
 
 CPU = torch.device("cpu")

@@ -28,8 +28,9 @@ from tlserve.errors import (
     UsageError,
 )
 from tlserve.runtime import Prediction, Predictor
-from tlserve.runtime.backend import BACKENDS, available_processors, load_backend
+from tlserve.runtime.backend import BACKENDS, load_backend
 from tlserve.runtime.golden import TOLERANCES, check_golden, compare_golden
+from tlserve.runtime.processors import available_processors
 from tlserve.runtime.softmax import softmax
 
 FILES = {

@@ -7,7 +7,7 @@ import pytest
 from tlserve.bundle import Bundle, stage
 from tlserve.bundle.manifest import Serving
 from tlserve.errors import UsageError
-from tlserve.runtime.backend import available_processors
+from tlserve.runtime.processors import available_processors
 from tlserve.runtime.serving import Running, resolve
 
 

@@ -16,7 +16,7 @@ from tlserve.data.threads import in_threads
 from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.events import Events
 from tlserve.finetune.session import Session
-from tlserve.runtime.backend import available_processors
+from tlserve.runtime.processors import available_processors
 
 _FORMAT = 1
 

@@ -38,7 +38,7 @@ from tlserve.finetune.session import Session, open_session
 from tlserve.finetune.strategies import load_moving_state
 from tlserve.finetune.sweep import with_sweep
 from tlserve.finetune.trained import Trained
-from tlserve.runtime.backend import available_processors
+from tlserve.runtime.processors import available_processors
 from tlserve.runtime.torch_device import torch_device
 from tlserve.zoo.architectures import build, check_architecture, check_input_size
 from tlserve.zoo.presets import preset, with_image_size

@@ -27,7 +27,7 @@ from tlserve.finetune.objective import class_weights
 from tlserve.finetune.ranks import ALONE, Ranks
 from tlserve.finetune.run_folder import RunFolder
 from tlserve.finetune.workers import choose_workers
-from tlserve.runtime.backend import available_processors
+from tlserve.runtime.processors import available_processors
 from tlserve.zoo.architectures import head_parameters
 from tlserve.zoo.blocks import Block, ordered_blocks
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from tlserve.bundle import Bundle
 from tlserve.bundle.manifest import FileKind, Precision
 from tlserve.errors import MissingDependencyError, UsageError
+from tlserve.runtime.processors import available_processors
 
 Device = Literal["cpu", "cuda"]
 
@@ -105,10 +105,3 @@ def check_backend(name: str) -> Runnable:
     if name not in BACKENDS:
         raise UsageError(f"Unknown backend {name!r}.", hint=f"Known: {', '.join(BACKENDS)}.")
     return BACKENDS[name]
-
-
-def available_processors() -> int:
-    """Count the processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -7,7 +7,8 @@ from typing import cast
 
 from tlserve.bundle import Bundle
 from tlserve.bundle.manifest import Serving
-from tlserve.runtime.backend import Device, available_processors, check_backend
+from tlserve.runtime.backend import Device, check_backend
+from tlserve.runtime.processors import available_processors
 
 MAX_BATCH: dict[Device, int] = {"cpu": 4, "cuda": 32}
 """Images in a batch, where nothing was chosen; a processor gains nothing by more."""
