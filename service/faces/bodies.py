@@ -1,18 +1,17 @@
-"""Reading a body, never more of it than is allowed, and not for ever."""
+"""Reading a body, never more of it than is allowed.
+
+How long it may take is the connection's business: see :mod:`service.guard.protocol`.
+"""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from starlette.requests import ClientDisconnect, Request
 
 from service.faces import problems
 from service.faces.problems import Problem
 from service.headers import header_of
-
-_READ_SECONDS = 30.0
 
 
 def must_be_plain(request: Request) -> None:
@@ -43,45 +42,34 @@ async def body_of(request: Request, limit: int, too_large: Problem) -> bytes:
     """Read a whole body.
 
     Raises:
-        Problem: It is too large, or too slow.
+        Problem: It is too large.
     """
     _check_declared(request, limit, too_large)
     chunks = []
     received = 0
-    try:
-        async with asyncio.timeout(_READ_SECONDS):
-            # Not `request.stream()`: most bodies come whole, and need no generator.
-            while True:
-                message = await request.receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnect
-                chunk: bytes = message.get("body", b"")
-                received += len(chunk)
-                if received > limit:
-                    raise too_large
-                chunks.append(chunk)
-                if not message.get("more_body", False):
-                    break
-    except TimeoutError:
-        raise _slow() from None
+    more = True
+    # Not `request.stream()`: most bodies come whole, and need no generator.
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk: bytes = message.get("body", b"")
+        received += len(chunk)
+        if received > limit:
+            raise too_large
+        chunks.append(chunk)
+        more = message.get("more_body", False)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-@asynccontextmanager
-async def limited(
-    request: Request, limit: int, too_large: Problem
-) -> AsyncIterator[AsyncIterator[bytes]]:
+def limited(request: Request, limit: int, too_large: Problem) -> AsyncIterator[bytes]:
     """Read a body chunk by chunk.
 
     Raises:
-        Problem: ``too_large`` as soon as it is; or the body did not arrive in time.
+        Problem: ``too_large``, at once or as soon as it is.
     """
     _check_declared(request, limit, too_large)
-    try:
-        async with asyncio.timeout(_READ_SECONDS):
-            yield _limited(request, limit, too_large)
-    except TimeoutError:
-        raise _slow() from None
+    return _limited(request, limit, too_large)
 
 
 def _check_declared(request: Request, limit: int, too_large: Problem) -> None:
@@ -89,10 +77,6 @@ def _check_declared(request: Request, limit: int, too_large: Problem) -> None:
     if declared is not None and declared > limit:
         too_large.detail += f" Content-Length says {declared:,} bytes."
         raise too_large
-
-
-def _slow() -> Problem:
-    return Problem(problems.SLOW_BODY, f"The body was not there after {_READ_SECONDS:.0f} seconds.")
 
 
 async def _limited(request: Request, limit: int, too_large: Problem) -> AsyncIterator[bytes]:

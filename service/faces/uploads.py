@@ -54,11 +54,11 @@ async def image_and_values(
         Problem: There is no image, it is too large, or the form has anything else.
     """
     limit = max_bytes + _FRAMING_BYTES
+    stream = limited(request, limit, _too_large(max_bytes))
     try:
-        async with limited(request, limit, _too_large(max_bytes)) as stream:
-            parts = await parts_of(
-                request.headers["content-type"], stream, max_part=max_bytes, max_parts=_FEW_PARTS
-            )
+        parts = await parts_of(
+            request.headers["content-type"], stream, max_part=max_bytes, max_parts=_FEW_PARTS
+        )
     except TooManyPartsError:
         raise _wrong_fields(f"more than {_FEW_PARTS} fields", options) from None
     names = [part.name for part in parts]
@@ -90,14 +90,14 @@ async def files_of(request: Request, limits: Limits) -> list[Part]:
         "this body has more.",
         hint="Send fewer images in a request, or smaller ones.",
     )
+    stream = limited(request, limit, too_large)
     try:
-        async with limited(request, limit, too_large) as stream:
-            parts = await parts_of(
-                request.headers["content-type"],
-                stream,
-                max_part=limits.image_bytes,
-                max_parts=limits.images,
-            )
+        parts = await parts_of(
+            request.headers["content-type"],
+            stream,
+            max_part=limits.image_bytes,
+            max_parts=limits.images,
+        )
     except TooManyPartsError:
         raise too_many_images(limits.images, "this one has more") from None
     wrong = sorted({part.name for part in parts} - {FILES_FIELD})

@@ -9,8 +9,8 @@ HEAD_BYTES = 64 * 1024
 """For a request line with its headers; also for what else a request has beside its body."""
 GATHERED_BYTES = 256 * 1024
 """Of a body, before the application is woken for it: most photographs come whole."""
-BODY_SECONDS = 45.0
-"""The application gives up sooner, with an answer."""
+BODY_SECONDS = 30.0
+"""For a body to arrive."""
 REST_SECONDS = 5.0
 """For the rest of a body whose request is answered already."""
 WRITE_SECONDS = 30.0

@@ -227,6 +227,11 @@ class GuardedProtocol(HttpToolsProtocol):
             )
         elif self._phase is Phase.IDLE or self._phase is Phase.HEAD:
             self.transport.close()
+        elif self._phase is Phase.BODY and not self.cycle.response_complete:
+            seconds = limits.BODY_SECONDS
+            self._stop(
+                Problem(problems.SLOW_BODY, f"The body was not there after {seconds:g} seconds.")
+            )
         else:
             self.transport.abort()
 
