@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
@@ -17,9 +18,9 @@ def tables(rows: list[Row]) -> str:
 
 def _section(row: Row) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in row["versions"].items())
-    ceilings = [max(found.values()) for found in row["measured"]["ceiling"]]
-    alone = [min(found.values()) for found in row["measured"]["alone"]]
-    settings = " and ".join(_ceiling(setting) for setting in row["settings"]["ceiling"])
+    setting, ceilings = _best(row["measured"]["ceiling"], max)
+    _, alone = _best(row["measured"]["alone"], min)
+    tried = " and ".join(map(_ceiling, row["settings"]["ceiling"]))
     return "\n".join(
         [
             f"### {row['arch']}",
@@ -28,8 +29,8 @@ def _section(row: Row) -> str:
             f"{row['seconds']:g} s; {row['images']} images of {row['image_bytes'] / 1000:.0f} kB "
             "on average.",
             "",
-            f"Without HTTP: {median(ceilings):.1f} images/s, the better of {settings}; one image "
-            f"alone takes {median(alone):.1f} ms.",
+            f"Without HTTP: {median(ceilings):.1f} images/s, with {_ceiling(setting)}, the better "
+            f"of {tried}; one image alone takes {median(alone):.1f} ms.",
             "",
             "| server | clients | answers/s | of the rate without HTTP | times FastAPI, "
             "ONNX Runtime | times the best with torch eager | p50, ms | p99, ms | p99 / p50 "
@@ -46,6 +47,17 @@ def _section(row: Row) -> str:
             _others(row),
         ]
     )
+
+
+def _best(rounds: list[dict[str, float]], better: Callable[..., str]) -> tuple[str, list[float]]:
+    """Choose a setting by the median of its rounds.
+
+    The better of each round would be that of two, plus the luck of the round: with two that are
+    equal and vary by 5 %, 3 % more than either.
+    """
+    values = {name: [found[name] for found in rounds] for name in rounds[0]}
+    name = better(values, key=lambda name: median(values[name]))
+    return name, values[name]
 
 
 def _speeds(row: Row, ceilings: list[float], alone: list[float]) -> list[str]:

@@ -32,8 +32,8 @@ class Plan:
         lanes: The most batches that run at once.
         max_batch: The most items in a batch.
         patient: Where items wait to be prepared, prepare them until a batch is full before it runs,
-            and let no more than half of all items run at once: right where preparing and running
-            share the same processors. Else a batch starts as soon as a lane is free, with all that
+            and leave as many items as a batch has to form the next: right where preparing and
+            running share the same processors. Else a batch starts as soon as a lane is free, with all that
             is ready, for the device must not wait.
     """
 

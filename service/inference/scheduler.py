@@ -187,8 +187,9 @@ class Scheduler(Generic[Job, Item, Result]):
             return []
         full = plan.max_batch
         if plan.patient:
-            # No more than half of what is inside runs at once: the next batches form meanwhile.
-            full = min(full, max(1, self._inside // (2 * plan.lanes)))
+            # Each lane has a share of what is inside, and one is left over: the next batches form
+            # meanwhile.
+            full = min(full, max(1, self._inside // (plan.lanes + 1)))
             if self._jobs and len(ready) < full:
                 return []
         # Others that are idle get their share of what is there.

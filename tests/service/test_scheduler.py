@@ -262,7 +262,7 @@ def test_a_patient_plan_fills_batches_while_there_is_something_to_prepare() -> N
             while len(scheduler._jobs) < 6 and running.is_alive():
                 scheduler._changed.wait(0.001)
         running.join()
-    # Of six no more than half run at once; of the last three, half is one.
+    # With one lane, half of six run at once; of the last three, half is one.
     assert record.sizes[0] == 3
     assert sum(record.sizes) == 6
 
