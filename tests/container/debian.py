@@ -30,13 +30,16 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = N
 
 
 def _archive(scratch: Path) -> Path:
-    archive = CACHE / f"{_RELEASE}-python.tar"
+    archive = CACHE / f"{_RELEASE}-python-without-bytecode.tar"
     if not archive.is_file():
         CACHE.mkdir(parents=True, exist_ok=True)
         root = scratch / "debian"
         run(["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", _RELEASE, root])
         for emptied in ("var/cache/apt/archives", "var/lib/apt/lists"):
             shutil.rmtree(root / emptied)
+        # Python's official images have none either.
+        for compiled in [*root.rglob("__pycache__")]:
+            shutil.rmtree(compiled)
         part = archive.with_suffix(".part")
         run(["tar", "--create", "--numeric-owner", "--file", part, "--directory", root, "."])
         part.rename(archive)

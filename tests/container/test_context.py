@@ -62,6 +62,11 @@ def test_it_has_what_the_dockerfile_takes(context: Path) -> None:
         assert (context / name).read_text("utf-8") == lock("cpu")
 
 
+def test_the_bento_is_of_the_format_that_needs_no_uv(context: Path) -> None:
+    # With the other, BentoML installs uv into the environment that builds, without being asked.
+    assert "\nspec: 1\n" in (context / "bento/bento.yaml").read_text("utf-8")
+
+
 def test_the_image_is_the_last_stage_and_takes_the_model_from_the_verified_one(
     context: Path,
 ) -> None:

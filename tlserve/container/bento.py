@@ -53,6 +53,9 @@ def build_bento(
                 **os.environ,
                 "BENTOML_HOME": home,
                 "BENTOML_DO_NOT_TRACK": "True",
+                # The later format of Bentos wants uv even where nothing is locked, and would
+                # install it into whatever environment this is.
+                "BENTOML_ENABLE_FEATURES": "no_image",
                 # The service is the one that goes in, not one that lies elsewhere.
                 "PYTHONPATH": str(source),
                 "PYTHONDONTWRITEBYTECODE": "1",

@@ -17,7 +17,9 @@ from tlserve.errors import ExportError, MissingDependencyError, UsageError
 _STEP = re.compile(r"^(?:STEP \d+/\d+: |\[\d+/\d+\] STEP \d+/\d+: |#\d+ (?=\[))(.*)")
 """The line that begins a step: as buildah and podman write it, and as BuildKit does."""
 
-_FAILED = re.compile(r'failed to solve: process "(.*)" did not complete')
+_FAILED = re.compile(
+    r'(?:failed to solve: process "|executor failed running \[)(.*)(?:" did not complete|\]: exit)'
+)
 """BuildKit runs steps side by side: the last that began need not be the one that failed."""
 
 _VERIFY = "-m tlserve verify"
