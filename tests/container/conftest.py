@@ -69,13 +69,14 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
     if missing or os.geteuid() != 0:
         pytest.skip(f"needs root and: apt-get install {' '.join(_TOOLS)}; `make container-test`")
     home = tmp_path_factory.mktemp("store")
+    driver = os.environ.get("STORAGE_DRIVER") or debian.storage_driver(home)
     configuration = home / "storage.conf"
     configuration.write_text(
-        f'[storage]\ndriver = "vfs"\ngraphroot = "{home}/graph"\nrunroot = "{home}/run"\n'
+        f'[storage]\ndriver = "{driver}"\ngraphroot = "{home}/graph"\nrunroot = "{home}/run"\n'
     )
     environment = {
         "CONTAINERS_STORAGE_CONF": str(configuration),
-        "STORAGE_DRIVER": "vfs",
+        "STORAGE_DRIVER": driver,
         "BUILDAH_ISOLATION": "chroot",
         "SOURCE_DATE_EPOCH": "1700000000",
     }
@@ -85,12 +86,14 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
             yield Workshop(environment, index, index.pip_config(home / "pip.conf"))
     finally:
         # Gigabytes, of which pytest would keep three.
-        subprocess.run(
+        for command in (
+            ["buildah", "umount", "--all"],
             ["buildah", "rm", "--all"],
-            env={**os.environ, **environment},
-            capture_output=True,
-            check=False,
-        )
+            ["umount", "--recursive", str(home / "graph" / "overlay")],
+        ):
+            subprocess.run(
+                command, env={**os.environ, **environment}, capture_output=True, check=False
+            )
         shutil.rmtree(home)
 
 

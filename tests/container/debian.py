@@ -29,6 +29,20 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = N
     return done.stdout.strip()
 
 
+def storage_driver(scratch: Path) -> str:
+    """Tell how a store keeps layers: ``vfs`` copies all of them each time, but works everywhere."""
+    parts = {name: scratch / name for name in ("lowerdir", "upperdir", "workdir")}
+    place = scratch / "merged"
+    for folder in (*parts.values(), place):
+        folder.mkdir()
+    options = ",".join(f"{name}={folder}" for name, folder in parts.items())
+    mount: list[str | Path] = ["mount", "-t", "overlay", "overlay", "-o", options, place]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        return "vfs"
+    run(["umount", place])
+    return "overlay"
+
+
 def _archive(scratch: Path) -> Path:
     archive = CACHE / f"{_RELEASE}-python-without-bytecode.tar"
     if not archive.is_file():

@@ -19,7 +19,7 @@ from tests.container.debian import BASE
 from tests.container.runtime import Container, Root, running
 from tlserve.bundle import Bundle
 
-pytestmark = [pytest.mark.container, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.container, pytest.mark.timeout(1800)]
 
 _MOST_BYTES = 350_000_000
 """Of the image, beyond its base."""

@@ -15,7 +15,7 @@ import pytest
 from tests.container.conftest import Built, Workshop
 from tlserve.bundle import Bundle
 
-pytestmark = [pytest.mark.container, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.container, pytest.mark.timeout(1800)]
 
 
 def test_one_changed_byte_of_the_model_stops_the_build(

@@ -54,7 +54,9 @@ def containerize(
     ] = "python:3.11-slim",
     label: Annotated[
         list[str] | None,
-        typer.Option(help="KEY=VALUE, for the image to say of itself. Repeatable."),
+        typer.Option(
+            help="KEY=VALUE, for the image to say of itself. Repeatable.", rich_help_panel=_PANEL
+        ),
     ] = None,
     output: Annotated[
         Path | None,
