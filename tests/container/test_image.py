@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +20,8 @@ from tests.container.conftest import Built, Workshop
 from tests.container.debian import BASE
 from tests.container.runtime import Container, Root, running
 from tlserve.bundle import Bundle
+from tlserve.container.builders import BUILDERS, inspect
+from tlserve.errors import ExportError
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(1800)]
 
@@ -171,6 +175,21 @@ def test_what_it_says_of_itself(root: Root, built: Built, exported: Path) -> Non
     assert root.config["ExposedPorts"] == {"3000/tcp": {}}
     assert root.config["Entrypoint"][0] == "/opt/venv/bin/python"
     assert root.config["StopSignal"] == "SIGTERM"
+
+
+def test_podman_describes_it_as_buildah_does(workshop: Workshop, built: Built) -> None:
+    if not shutil.which("podman"):
+        pytest.skip("needs podman, too")
+    environment = {**os.environ, **workshop.environment}
+    found = inspect(BUILDERS["podman"], built.tag, environment)
+    assert found["Config"]["User"] == "10001:10001"
+    assert abs(found["Size"] - built.report["image"]["bytes"]) < 1_000_000
+
+
+def test_an_image_that_is_not_there_is_said(workshop: Workshop) -> None:
+    environment = {**os.environ, **workshop.environment}
+    with pytest.raises(ExportError, match="buildah does not know the image localhost/nobody"):
+        inspect(BUILDERS["buildah"], "localhost/nobody", environment)
 
 
 def test_its_health_check_is_the_service_s_word(container: Container, root: Root) -> None:

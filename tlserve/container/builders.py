@@ -48,10 +48,8 @@ class Builder:
 _CONTAINERS = ("build", "--format", "docker", "--layers")
 
 BUILDERS: dict[str, Builder] = {
-    "docker": Builder(
-        "docker", ("build", "--progress", "plain"), ("image", "inspect", "--format", "{{json .}}")
-    ),
-    "podman": Builder("podman", _CONTAINERS, ("image", "inspect", "--format", "{{json .}}")),
+    "docker": Builder("docker", ("build", "--progress", "plain"), ("image", "inspect")),
+    "podman": Builder("podman", _CONTAINERS, ("image", "inspect")),
     "buildah": Builder("buildah", _CONTAINERS, ("inspect", "--type", "image"), runs=False),
 }
 
@@ -173,5 +171,7 @@ def inspect(builder: Builder, image: str, environment: Mapping[str, str]) -> dic
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**environment})
     if done.returncode:
         raise ExportError(f"{builder.name} does not know the image {image}: {done.stderr.strip()}.")
-    found: dict[str, Any] = json.loads(done.stdout)
+    answer = json.loads(done.stdout)
+    # Two of them are ready to describe several.
+    found: dict[str, Any] = answer[0] if isinstance(answer, list) else answer
     return found
