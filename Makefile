@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format install dashboard monitoring-tools lock clean
+.PHONY: demo test container-test check format install dashboard monitoring-tools lock clean
 
 demo: install
 	$(BIN)/python examples/demo.py
@@ -10,6 +10,10 @@ demo: install
 # Tests run side by side, so each has one thread for its arithmetic, and waits without spinning.
 test: check
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+# Needs root, and buildah, debootstrap and runc of Debian; no daemon.
+container-test: install
+	$(BIN)/python -m pytest -m container tests/container
 
 check: install
 	$(BIN)/ruff format --check .
@@ -42,13 +46,16 @@ monitoring-tools:
 	apt-get install --yes --no-install-recommends prometheus
 	if [ -d /run/systemd/system ]; then systemctl disable --now prometheus; fi
 
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+
 # Pins every dependency with its hashes; run after changing pyproject.toml.
 lock: install
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	  --no-annotate --extra train --extra timm --extra distributed --extra plots --extra tracing --extra gpu --group dev pyproject.toml \
+	$(LOCK) --extra train --extra timm --extra distributed --extra plots --extra tracing --extra gpu --group dev pyproject.toml \
 	  -o requirements/dev.txt
-	echo uv | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	  --no-header --no-annotate - -o requirements/uv.txt
+	echo uv | $(LOCK) - -o requirements/uv.txt
+	for flavour in cpu gpu torch; do \
+	  $(LOCK) --extra $$flavour pyproject.toml -o tlserve/container/locks/$$flavour.txt || exit 1; done
+	echo cyclonedx-bom | $(LOCK) - -o tlserve/container/locks/sbom.txt
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

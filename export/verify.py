@@ -92,6 +92,8 @@ def verify(
 
 def _samples(bundle: Bundle, data: Path | None) -> tuple[list[Sample], str]:
     """Give the validation images, or why there are none."""
+    if data is None and not bundle.names("split"):
+        return [], "not run: the bundle does not say which images validated"
     try:
         return validation_samples(bundle, data), ""
     except DataError as error:

@@ -12,7 +12,7 @@ from tests.folders import write_parts
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-_ON_DEMAND = ("giant", "zoo")
+_ON_DEMAND = ("container", "giant", "zoo")
 """Markers of tests that run only if -m names them."""
 
 

@@ -33,8 +33,8 @@ class Plan:
         max_batch: The most items in a batch.
         patient: Where items wait to be prepared, prepare them until a batch is full before it runs,
             and leave as many items as a batch has to form the next: right where preparing and
-            running share the same processors. Else a batch starts as soon as a lane is free, with all that
-            is ready, for the device must not wait.
+            running share the same processors. Else a batch starts as soon as a lane is free, with
+            all that is ready, for the device must not wait.
     """
 
     workers: int

@@ -216,8 +216,10 @@ class Manifest(_Record):
     provenance: Provenance
     serving: Serving | None = None
     files: dict[str, FileEntry]
+    left_out: dict[str, FileEntry] = {}
+    """Files of the bundle that this copy of it is without."""
 
-    @field_validator("files")
+    @field_validator("files", "left_out")
     @classmethod
     def _inside_the_bundle(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
         for name in files:
@@ -234,7 +236,10 @@ class Manifest(_Record):
             raise ValueError(
                 f"the head has {self.head.num_classes} outputs for {len(self.classes)} classes"
             )
-        weights = [entry for entry in self.files.values() if entry.kind == "weights"]
+        if twice := sorted(self.files.keys() & self.left_out.keys()):
+            raise ValueError(f"{twice[0]} is both listed and left out")
+        every = [*self.files.values(), *self.left_out.values()]
+        weights = [entry for entry in every if entry.kind == "weights"]
         if len(weights) != 1:
             raise ValueError(f"there must be one file of kind 'weights', not {len(weights)}")
         expected = model_version(

@@ -114,6 +114,11 @@ class Bundle:
         """
         names = self.names(kind)
         if not names:
+            if any(entry.kind == kind for entry in self.manifest.left_out.values()):
+                raise BundleFileError(
+                    f"{self.path} is a copy of a bundle without its file of kind {kind!r}.",
+                    hint="Use the bundle that it was copied from.",
+                )
             raise BundleFileError(
                 f"The bundle {self.path} has no file of kind {kind!r}.",
                 hint=(

@@ -13,6 +13,7 @@ import typer
 import tlserve
 from tlserve.cli.bench import bench
 from tlserve.cli.console import print_error
+from tlserve.cli.containerize import containerize
 from tlserve.cli.export import export
 from tlserve.cli.finetune import finetune
 from tlserve.cli.inspect import inspect
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (finetune, export, verify, bench, serve, key, predict, inspect):
+for command in (finetune, export, verify, bench, serve, key, containerize, predict, inspect):
     app.command()(command)
 
 
