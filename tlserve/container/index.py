@@ -74,7 +74,10 @@ def from_file(path: Path) -> Index:
         UsageError: There is no such file, or it is none.
     """
     if not path.is_file():
-        raise UsageError(f"--pip-config {path}: there is no such file.")
+        raise UsageError(
+            f"--pip-config {path}: there is no such file.",
+            hint="Without the option, pip's own configuration on this machine is taken.",
+        )
     return _index(_read(path))
 
 
