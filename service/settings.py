@@ -107,6 +107,12 @@ def _explained(error: ValidationError) -> UsageError:
             return UsageError(f"{PREFIX}{name.upper()} must be a whole number, not {value!r}.")
         case "float_parsing":
             return UsageError(f"{PREFIX}{name.upper()} must be a number, not {value!r}.")
+        case "string_pattern_mismatch":
+            return UsageError(
+                f"{value!r} in {option} is no origin of web pages.",
+                hint="Write it as browsers do, in small letters and without a path, for example "
+                "https://page.example or http://localhost:8080; * means all.",
+            )
         case "literal_error":
             known = str(context["expected"]).replace("'", "").replace(" or ", ", ")
             return UsageError(f"Unknown {option} {value!r}.", hint=f"Known: {known}.")

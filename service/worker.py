@@ -15,8 +15,9 @@ import resource
 import socket
 import ssl
 import sys
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bentoml
 import uvicorn
@@ -24,10 +25,14 @@ from starlette.types import ASGIApp
 from uvicorn.config import STARTUP_FAILURE
 
 from service.guard import tls
+from service.guard.door import Door
 from service.guard.limits import Shared
 from service.guard.protocol import GuardedProtocol
 from service.guard.settings import BACKLOG, DRAIN_SECONDS
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.inference.engine import Engine
 
 _CHECK_SECONDS = 0.25
 _HANDSHAKE_SECONDS = 10.0
@@ -40,10 +45,15 @@ class Server(uvicorn.Server):
         config: uvicorn's own settings.
         settings: The service's.
         context: For TLS.
+        engine: Gives the engine, once the application has started.
     """
 
     def __init__(
-        self, config: uvicorn.Config, settings: Settings, context: ssl.SSLContext | None
+        self,
+        config: uvicorn.Config,
+        settings: Settings,
+        context: ssl.SSLContext | None,
+        engine: Callable[[], Engine],
     ) -> None:
         super().__init__(config)
         self._context = context
@@ -52,12 +62,15 @@ class Server(uvicorn.Server):
             head_seconds=settings.header_timeout,
             idle_seconds=settings.keep_alive,
         )
+        self._settings = settings
+        self._engine = engine
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then take connections."""
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             sys.exit(STARTUP_FAILURE)
+        self._shared.door = Door.of(self._settings, self._engine())
         loop = asyncio.get_running_loop()
         handshake = None if self._context is None else _HANDSHAKE_SECONDS
         self.servers = [
@@ -106,7 +119,7 @@ def main() -> None:
     _allow_many_files()
     _describe()
 
-    from service.main import application
+    from service.main import app, application
 
     config = uvicorn.Config(
         _outermost(application),
@@ -124,7 +137,8 @@ def main() -> None:
         timeout_keep_alive=max(1, round(settings.keep_alive)),
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
-    Server(config, settings, tls.context(settings)).run([socket.socket(fileno=descriptor)])
+    server = Server(config, settings, tls.context(settings), lambda: app.state.engine)
+    server.run([socket.socket(fileno=descriptor)])
 
 
 def _outermost(application: bentoml.Service[Any]) -> ASGIApp:

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from service.faces import problems
 from service.faces.problems import Problem
 from service.inference.engine import Engine, QueueFullError
+from service.scope import CLIENT_CLOSED, ENDED
 from tlserve.errors import ImageError, ImageTooLargeError
 
 logger = logging.getLogger(__name__)
@@ -43,8 +44,9 @@ def answering(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         try:
             response = await handler(request, engine)
         except ClientDisconnect:
-            # Nobody is there to read this; the connection is closed.
-            response = Response(status_code=400)
+            # Nobody is there to read this: the connection is closed, or has been answered itself.
+            state = request.scope.get("state", {})
+            response = Response(status_code=state.get(ENDED, CLIENT_CLOSED))
         except Exception as error:  # noqa: BLE001 - further out it would come as plain text
             response = refused(error, engine).response(request.scope["path"])
         engine.metrics.answered(time.perf_counter() - started)

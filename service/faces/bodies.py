@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from service.faces import problems
 from service.faces.problems import Problem
-from service.headers import header_of
+from service.scope import header_of
 
 
 def must_be_plain(request: Request) -> None:

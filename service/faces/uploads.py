@@ -11,7 +11,7 @@ from service.faces.bodies import body_of, limited, must_be_plain
 from service.faces.forms import Part, TooManyPartsError, parts_of
 from service.faces.limits import Limits
 from service.faces.problems import Problem
-from service.headers import header_of
+from service.scope import header_of
 
 FIELD = "image"
 FILES_FIELD = "images"

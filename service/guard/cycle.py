@@ -97,7 +97,7 @@ class Cycle(RequestResponseCycle):
         self.transport.write(b"%b\r\n%b" % (text, body))
         self.response_complete = True
         self.message_event.set()
-        if not self.keep_alive:
+        if not self.keep_alive and not self.more_body:
             self.transport.close()
         self.on_response()
         return True

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from service.guard.door import Door
 
 HEAD_BYTES = 64 * 1024
 """For a request line with its headers; also for what else a request has beside its body."""
@@ -12,7 +16,7 @@ GATHERED_BYTES = 256 * 1024
 BODY_SECONDS = 30.0
 """For a body to arrive."""
 REST_SECONDS = 5.0
-"""For the rest of a body whose request is answered already."""
+"""For the next part of a body whose request is answered already."""
 WRITE_SECONDS = 30.0
 """For a client to take some of an answer."""
 LINGER_SECONDS = 2.0
@@ -34,12 +38,14 @@ class Shared:
         head_seconds: For a request's headers to arrive.
         idle_seconds: How long one may be idle between requests.
         draining: Whether the server is about to end.
+        door: Turns requests away that there is no room for; without one, the application does.
     """
 
     max_connections: int
     head_seconds: float
     idle_seconds: float
     draining: bool = False
+    door: Door | None = None
 
 
 class Phase(enum.Enum):

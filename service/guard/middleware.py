@@ -15,17 +15,13 @@ from service.guard import refusals
 from service.guard.headers import secured
 from service.guard.keys import KeyRing
 from service.guard.rates import Buckets, Taken, address_of
+from service.scope import CLIENT, DRAINING
 from service.settings import Settings
 
 PROBES = frozenset({"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"})
 """Open to everybody: what asks them has no key, and often no name for this host."""
 
 _READINESS = frozenset({"/readyz", "/v2/health/ready"})
-
-DRAINING = "tlserve.draining"
-"""In the ``state`` of a request's scope, if the service is about to end."""
-CLIENT = "tlserve.client"
-"""In a request's scope: the name that its key has, or its address."""
 
 
 class Guard:

@@ -20,10 +20,10 @@ from uvicorn.server import ServerState
 
 from service.faces import problems
 from service.faces.problems import Problem
-from service.guard import limits, refusals
+from service.guard import heads, limits, refusals
 from service.guard.cycle import Cycle
 from service.guard.limits import Phase, Shared
-from service.guard.middleware import DRAINING
+from service.scope import DRAINING, ENDED
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -39,6 +39,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._phase = Phase.HEAD
         self._deadline = math.inf
         self._write_deadline = math.inf
+        self._body_deadline = math.inf
         self._unparsed = 0
         """Bytes that came since the last that led to anything: an endless header, for example."""
         self._problem: Problem | None = None
@@ -78,12 +79,12 @@ class GuardedProtocol(HttpToolsProtocol):
                 # There is nothing to upgrade to: the request is served, and so is what follows.
                 data = data[upgrade.args[0] :]
             except httptools.HttpParserError:
-                self._stop(self._problem or _malformed("It cannot be parsed."))
+                self._stop(self._problem or heads.malformed("It cannot be parsed."))
                 return
             else:
                 data = b""
         if self._unparsed > limits.HEAD_BYTES:
-            self._stop(_too_large())
+            self._stop(heads.too_large())
 
     def on_message_begin(self) -> None:
         """Note the beginning of a request."""
@@ -92,39 +93,76 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Check the headers and start the application."""
-        size = len(self.url)
-        hosts = 0
-        for name, value in self.headers:
-            size += len(name) + len(value) + 4
-            hosts += name == b"host"
-        if size > limits.HEAD_BYTES:
-            raise self._rejected(_too_large())
-        if hosts != 1 and (hosts or self.parser.get_http_version() != "1.0"):
-            raise self._rejected(_malformed(f"It has {hosts} Host headers instead of one."))
-        if len(self.pipeline) >= limits.PIPELINED:
-            raise self._rejected(_malformed("Too many requests came ahead of their answers."))
-        self._begin()
-        if self._shared.draining:
-            self.scope["state"][DRAINING] = True
-            self.cycle.keep_alive = False
+        if self.transport.is_closing():
+            # It came behind a request that was to be the last.
+            return
+        wrong = heads.problem_of(self.url, self.headers, self.parser.get_http_version())
+        if wrong is None and len(self.pipeline) >= limits.PIPELINED:
+            wrong = heads.malformed("Too many requests came ahead of their answers.")
+        if wrong is not None:
+            raise self._rejected(wrong)
+        self._enter(Phase.BODY, limits.BODY_SECONDS)
+        self._body_deadline = self._deadline
+        if self._turned_away():
+            self._expect_rest()
+        else:
+            self._begin()
+            if self._shared.draining:
+                self.scope["state"][DRAINING] = True
+                self.cycle.keep_alive = False
         # Trailers come to this list: the application has the one that was checked.
         self.headers = []
         self._unparsed = 0
-        self._enter(Phase.BODY, limits.BODY_SECONDS)
+
+    def _turned_away(self) -> bool:
+        """Answer a request at once if there is no room for it, and it is a plain one."""
+        shared, cycle = self._shared, cast("Cycle | None", self.cycle)
+        if (
+            shared.door is None
+            or shared.draining
+            or self.flow.write_paused
+            or (cycle is not None and not cycle.response_complete)
+            or self.parser.get_method() != b"POST"
+        ):
+            return False
+        keep_alive = self._keeps_alive()
+        answer = shared.door.refusal(
+            self.url, self.headers, self.server_state.default_headers, keep_alive=keep_alive
+        )
+        if answer is None:
+            return False
+        self.transport.write(answer)
+        if cycle is None:
+            self.cycle = cycle = self._new_cycle()
+        # There is nothing more to do in it: one that has ended stands for this request.
+        cycle.response_complete, cycle.keep_alive = True, keep_alive
+        self.server_state.total_requests += 1
+        return True
 
     def _begin(self) -> None:
         """Start the application, or have the request wait for those before it."""
-        version, url = self.parser.get_http_version(), httptools.parse_url(self.url)
+        url = httptools.parse_url(self.url)
         path = url.path.decode("ascii")
         scope = self.scope
         scope["method"] = self.parser.get_method().decode("ascii")
-        scope["http_version"] = version
+        scope["http_version"] = self.parser.get_http_version()
         scope["path"] = urllib.parse.unquote(path) if "%" in path else path
         scope["raw_path"] = url.path
         scope["query_string"] = url.query or b""
         before = cast("Cycle | None", self.cycle)
-        self.cycle = Cycle(
-            scope=scope,
+        self.cycle = self._new_cycle()
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def _keeps_alive(self) -> bool:
+        return self.parser.get_http_version() != "1.0" and bool(self.parser.should_keep_alive())
+
+    def _new_cycle(self) -> Cycle:
+        return Cycle(
+            scope=self.scope,
             transport=self.transport,
             flow=self.flow,
             logger=self.logger,
@@ -133,14 +171,9 @@ class GuardedProtocol(HttpToolsProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            keep_alive=self._keeps_alive(),
             on_response=self.on_response_complete,
         )
-        if before is None or before.response_complete:
-            self._start_asgi_task(self.cycle, self.app)
-        else:
-            self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, self.app))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         async def until_gone(scope: Any, receive: Any, send: Any) -> None:
@@ -159,13 +192,18 @@ class GuardedProtocol(HttpToolsProtocol):
         """Keep a part of the body; the application is woken when it is whole, or large."""
         self._unparsed = 0
         cycle = self.cycle
-        if not cycle.response_complete and cycle.take(body):
+        if cycle.response_complete:
+            self._expect_rest()
+        elif cycle.take(body):
             self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
         """Note the end of a request."""
         self._unparsed = 0
         if self.cycle.response_complete:
+            if not self.cycle.keep_alive:
+                # Not earlier: closing with bytes unread would reset it, and the answer be lost.
+                self.transport.close()
             self._enter(Phase.IDLE, self._shared.idle_seconds)
         else:
             self.cycle.end_of_body()
@@ -180,8 +218,8 @@ class GuardedProtocol(HttpToolsProtocol):
                 self._start_asgi_task(*self.pipeline.pop())
         if self.cycle.response_complete and self._phase is Phase.ANSWER:
             self._enter(Phase.IDLE, self._shared.idle_seconds)
-        elif self.cycle.response_complete and self._phase is Phase.BODY:
-            self._enter(Phase.BODY, limits.REST_SECONDS)
+        elif self.cycle.response_complete:
+            self._expect_rest()
 
     def pause_writing(self) -> None:
         """Note that the client does not keep up."""
@@ -216,6 +254,12 @@ class GuardedProtocol(HttpToolsProtocol):
     def _enter(self, phase: Phase, seconds: float) -> None:
         self._phase = phase
         self._deadline = self.loop.time() + seconds
+
+    def _expect_rest(self) -> None:
+        """Go on reading a body that is answered: its client may look for the answer behind it."""
+        if self._phase is Phase.BODY:
+            self._enter(Phase.BODY, limits.REST_SECONDS)
+            self._deadline = min(self._deadline, self._body_deadline)
 
     def _end_of_time(self) -> None:
         if self._phase is Phase.HEAD and self._unparsed:
@@ -254,6 +298,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.abort()
         else:
             # What is wrong is the body of the request that the application has begun to read.
+            cycle.scope["state"][ENDED] = problem.kind.status
             cycle.disconnected = True
             cycle.message_event.set()
             self._refuse(problem)
@@ -267,15 +312,3 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.write_eof()
         else:
             self.transport.close()
-
-
-def _malformed(detail: str) -> Problem:
-    return Problem(problems.MALFORMED_REQUEST, detail)
-
-
-def _too_large() -> Problem:
-    return Problem(
-        problems.HEADERS_TOO_LARGE,
-        f"The request line and the headers may have {limits.HEAD_BYTES:,} bytes.",
-        hint="An image goes into the body.",
-    )

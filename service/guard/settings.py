@@ -24,6 +24,8 @@ def _listed(value: object) -> object:
 
 
 Words = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Origin = Annotated[str, Field(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/?#\sA-Z]+)$")]
+"""As browsers write it (RFC 6454): any other text would never be theirs, and allow nobody."""
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -39,7 +41,7 @@ class GuardSettings(BaseModel):
     """Requests a second that one client may send for long."""
     burst: Annotated[int | None, Field(ge=1)] = None
     """How many it may send at once after a pause; twice the rate, if not said."""
-    cors_origins: Words = ()
+    cors_origins: Annotated[tuple[Origin, ...], BeforeValidator(_listed)] = ()
     """Web pages from there may use the service; ``*`` for all."""
     allowed_hosts: Words = ()
     """Names that the service is reached by; any, if empty."""

@@ -134,6 +134,17 @@ class Engine:
         """Finish what was accepted and end the threads."""
         self._scheduler.stop()
 
+    def full(self, images: int = 1) -> QueueFullError | None:
+        """Say why there is no room for so many images more; ``None``: there is."""
+        wait = self._scheduler.wait
+        if self._inside + images > self._most:
+            return QueueFullError(f"{self._inside} images wait already.", wait)
+        if wait > self.settings.max_wait:
+            return QueueFullError(
+                f"An image would wait {wait:.1f} s; {self.settings.max_wait:g} s are allowed.", wait
+            )
+        return None
+
     @contextmanager
     def place(self, images: int = 1) -> Iterator[None]:
         """Take a request in, before its body is read: what waits to be decoded waits too.
@@ -141,13 +152,8 @@ class Engine:
         Raises:
             QueueFullError: Too many images are inside already, or it would wait too long.
         """
-        wait = self._scheduler.wait
-        if self._inside + images > self._most:
-            raise QueueFullError(f"{self._inside} images wait already.", wait)
-        if wait > self.settings.max_wait:
-            raise QueueFullError(
-                f"An image would wait {wait:.1f} s; {self.settings.max_wait:g} s are allowed.", wait
-            )
+        if full := self.full(images):
+            raise full
         self._inside += images
         try:
             yield

@@ -92,7 +92,7 @@ class Metrics:
         self._confidence = histogram(
             "tlserve_confidence", "Probability of the most probable class.", buckets=_CONFIDENCE
         )
-        self._rejected = counter(
+        by_reason = counter(
             "tlserve_rejected",
             "Requests that were answered with a problem, by its name.",
             ["reason"],
@@ -108,6 +108,7 @@ class Metrics:
         # Finding a series by its labels takes longer than counting in it.
         self._by_face = cache(lambda face, status: by_face.labels(face, status))
         self._by_class = cache(lambda label: by_class.labels(label))
+        self._by_reason = cache(lambda reason: by_reason.labels(reason))
         self._queue_depth = gauge(
             "tlserve_queue_depth", "Images that wait to be decoded, or for their batch."
         )
@@ -185,7 +186,7 @@ class Metrics:
 
     def rejected(self, reason: str) -> None:
         """Count a request that was answered with a problem."""
-        self._rejected.labels(reason).inc()
+        self._by_reason(reason).inc()
 
     def request(self, face: str, status: int) -> None:
         """Count a request, by one of :data:`service.observe.faces.FACES`."""

@@ -9,19 +9,13 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.headers import header_of
 from service.observe import tracing
 from service.observe.faces import LONGEST_PATH, UNTRACED, face_of
 from service.observe.logs import ACCESS
 from service.observe.metrics import Metrics
 from service.observe.request import Request, chosen_id, current
 from service.observe.server_timing import server_timing
-
-CLIENT = "tlserve.client"
-"""Where the guard leaves in the scope who asks: the name of the API key, or the address."""
-
-_CLIENT_CLOSED = 499
-"""What nginx and others count where the client left before there was an answer."""
+from service.scope import CLIENT, CLIENT_CLOSED, header_of
 
 
 class Observed:
@@ -53,7 +47,7 @@ class Observed:
             else:
                 await self._app(scope, receive, answer)
         except asyncio.CancelledError:
-            answer.status = _CLIENT_CLOSED
+            answer.status = CLIENT_CLOSED
             raise
         finally:
             metrics = self._metrics()

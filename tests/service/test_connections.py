@@ -96,8 +96,20 @@ def test_the_rest_of_a_body_is_not_waited_for_after_the_answer(hasty: Server) ->
         connection.sendall(head("POST", "/nowhere", Content_Length=10**6) + b"x")
         started = time.monotonic()
         assert statuses(answer(connection)) == [404]
-        trickle(connection, b"x")
+        seconds_until_closed(connection)
     assert 4 < time.monotonic() - started < 10
+
+
+def test_a_slow_body_may_come_to_its_end_after_the_answer(hasty: Server) -> None:
+    with connected(hasty) as connection:
+        connection.sendall(head("POST", "/nowhere", Content_Length=9))
+        for _ in range(9):
+            # Longer in all than a pause may be.
+            time.sleep(0.7)
+            connection.sendall(b"x")
+        assert statuses(answer(connection)) == [404]
+        connection.sendall(LIVEZ)
+        assert statuses(answer(connection)) == [200]
 
 
 WRONG = {
@@ -262,3 +274,6 @@ def test_bodies_that_trickle_get_408(bundle: Bundle, tmp_path: Path) -> None:
                 continue
         assert statuses(data) == [408]
         assert 25 < time.monotonic() - started < 40
+        with server.client() as client:
+            metrics = client.get("/metrics").text
+        assert 'tlserve_requests_total{face="predict",status="408"} 1.0' in metrics

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import uvicorn
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from service.guard.limits import GATHERED_BYTES, Shared
@@ -45,19 +47,30 @@ def body(data: bytes = b"", *, more: bool = False) -> dict[str, Any]:
     return {"type": "http.response.body", "body": data, "more_body": more}
 
 
+@asynccontextmanager
+async def served(
+    app: ASGIApp,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Serve an application, and give a connection to it."""
+    config = uvicorn.Config(app, http=GuardedProtocol, lifespan="off", log_config=None)
+    config.load()
+    shared = Shared(max_connections=10, head_seconds=5, idle_seconds=5)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        lambda: GuardedProtocol(config, ServerState(), {}, shared), "127.0.0.1", 0
+    )
+    async with server, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        yield reader, writer
+        writer.close()
+        await writer.wait_closed()
+
+
 def talk(app: Answers, *pieces: bytes, answers: int = 1) -> bytes:
     """Send the pieces on one connection, and read until it is closed or all answers are there."""
 
     async def talking() -> bytes:
-        config = uvicorn.Config(app, http=GuardedProtocol, lifespan="off", log_config=None)
-        config.load()
-        shared = Shared(max_connections=10, head_seconds=5, idle_seconds=5)
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(
-            lambda: GuardedProtocol(config, ServerState(), {}, shared), "127.0.0.1", 0
-        )
-        async with server, asyncio.timeout(20):
-            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        async with served(app) as (reader, writer):
             for piece in pieces:
                 writer.write(piece)
                 await writer.drain()
@@ -67,8 +80,6 @@ def talk(app: Answers, *pieces: bytes, answers: int = 1) -> bytes:
                 if not (part := await reader.read(65536)):
                     break
                 data += part
-            writer.close()
-            await writer.wait_closed()
         return data
 
     return asyncio.run(talking())
@@ -126,6 +137,21 @@ def test_the_answer_to_head_has_no_body() -> None:
 def test_a_connection_that_the_client_wants_closed_says_so() -> None:
     data = talk(Answers(start(LENGTH), body(b"fives")), request(Connection="close"), answers=2)
     assert b"connection: close\r\n" in data
+
+
+def test_an_early_answer_is_not_lost_with_its_connection() -> None:
+    async def early(scope: Scope, receive: Receive, send: Send) -> None:
+        for message in (start(LENGTH), body(b"fives")):
+            await send(message)
+
+    async def talking() -> bytes:
+        async with served(early) as (reader, writer):
+            # Closed before it is read, the rest would have the answer thrown away on its way.
+            writer.write(request(data=bytes(8_000_000), Connection="close"))
+            await writer.drain()
+            return await reader.read()
+
+    assert asyncio.run(talking()).endswith(b"\r\n\r\nfives")
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,13 @@ from service.observe.faces import OTHER, face_of
 from service.observe.log_format import JsonFormatter, TextFormatter
 from service.observe.logs import LineHandler
 from service.observe.metrics import MOST_CLASSES, OTHER_CLASSES, Metrics
-from service.observe.middleware import CLIENT, Observed
+from service.observe.middleware import Observed
 from service.observe.request import Request, chosen_id, current, note_timing
 from service.observe.server_timing import server_timing
 from service.observe.tracing import wanted
 from service.observe.verdict import Load, verdict
 from service.observe.window import Window
+from service.scope import CLIENT
 from tlserve.errors import UsageError
 
 

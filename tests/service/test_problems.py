@@ -200,3 +200,6 @@ def test_a_client_that_leaves_in_the_middle_harms_nobody(server: Server) -> None
         client.post("/predict", content=halves())
     with server.client() as client:
         assert client.post("/predict", content=JPEG).status_code == 200
+        # 499: nobody was there to have an answer.
+        metrics = client.get("/metrics").text
+        assert 'tlserve_requests_total{face="predict",status="499"} 1.0' in metrics

@@ -1,8 +1,18 @@
-"""The headers of a request, as they came."""
+"""What the ASGI scope of a request says of it, and who says what there."""
 
 from __future__ import annotations
 
 from starlette.types import Scope
+
+CLIENT = "tlserve.client"
+"""In the scope: who asks, the name of the API key, or the address."""
+DRAINING = "tlserve.draining"
+"""In the scope's ``state``, if the service is about to end."""
+ENDED = "tlserve.ended"
+"""Likewise: the status that the connection answered with, as no body came that could be read."""
+
+CLIENT_CLOSED = 499
+"""The status that nginx and others count where the client left before there was an answer."""
 
 
 def header_of(scope: Scope, name: bytes) -> bytes | None:
