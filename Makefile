@@ -9,7 +9,7 @@ demo: install
 
 # Tests run side by side, so each has one thread for its arithmetic, and waits without spinning.
 test: check
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal --durations=30 --durations-min=10
 
 # Needs root, and buildah, debootstrap and runc of Debian; no daemon.
 container-test: install

@@ -5,7 +5,9 @@
 benchmarks/peers/requirements.txt says how to make the Python of the peers. Before the rounds, short
 trials find the fastest settings of each peer and of the work without HTTP. Then each server is
 started a few times by itself, for its start and its memory; then all are started, and are stopped
-(SIGSTOP) while another is measured. Each round begins with another one. Results are added to
+(SIGSTOP) while another is measured. For each number of clients all are measured one after the
+other, the work without HTTP among them, forwards in one round and backwards in the next: the speed
+of a machine changes, so what is compared must lie close together. Results are added to
 benchmarks/results/serving.jsonl, and docs/benchmarks.md is written from the last of each
 architecture.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import compileall
 import contextlib
+import itertools
 import os
 import platform
 import shlex
@@ -121,8 +124,9 @@ def _rounds(
     chosen: Chosen, asked: Questions, settings: list[str], options: argparse.Namespace
 ) -> dict[str, Any]:
     """Measure all in turn, with all servers running."""
-    found: dict[str, Any] = {s.name: {str(n): [] for n in options.clients} for s, _ in chosen}
-    found |= {"ceiling": [], "alone": [], "others": []}
+    names = ["ceiling", *(subject.name for subject, _ in chosen)]
+    found: dict[str, Any] = {name: {str(n): [] for n in options.clients} for name in names}
+    found |= {"alone": [], "others": []}
     with contextlib.ExitStack() as stack:
         turns: list[tuple[Subject, Server] | None] = [None]
         for subject, variant in chosen:
@@ -130,49 +134,51 @@ def _rounds(
             server = stack.enter_context(running(variant.command, variant.environment, probe))
             server.pause()
             turns.append((subject, server))
-        for number in range(options.rounds):
-            for turn in _rotated(turns, number):
+        for number, clients in itertools.product(range(options.rounds), options.clients):
+            for turn in reversed(turns) if number % 2 else turns:
                 if turn is None:
-                    _ceiling(found, asked, settings, options)
+                    _ceiling(found, clients, asked, settings, options)
                 else:
                     subject, server = turn
-                    _serving(found[subject.name], subject, server, asked, options)
+                    measured = found[subject.name][str(clients)]
+                    measured.append(_serving(clients, subject, server, asked, options.seconds))
     return found
 
 
 def _ceiling(
-    found: dict[str, Any], asked: Questions, settings: list[str], options: argparse.Namespace
+    found: dict[str, Any],
+    clients: int,
+    asked: Questions,
+    settings: list[str],
+    options: argparse.Namespace,
 ) -> None:
     seconds = f"--seconds={options.seconds}"
     others = Others()
     rates = ask(asked.bundle, options.data, seconds, "--settings", *settings)
-    alone = ask(asked.bundle, options.data, seconds, "--alone")
-    found["ceiling"].append(rates)
-    found["alone"].append(alone)
+    found["ceiling"][str(clients)].append(rates)
+    print(f"ceiling: {rates}", flush=True)
+    if clients == options.clients[0]:
+        alone = ask(asked.bundle, options.data, seconds, "--alone")
+        found["alone"].append(alone)
+        print(f"alone, ms by threads: {alone}", flush=True)
     found["others"].append(others.cores())
-    print(f"ceiling: {rates}; alone, ms by threads: {alone}", flush=True)
 
 
 def _serving(
-    found: dict[str, list[Row]],
-    subject: Subject,
-    server: Server,
-    asked: Questions,
-    options: argparse.Namespace,
-) -> None:
+    clients: int, subject: Subject, server: Server, asked: Questions, seconds: float
+) -> Row:
     server.resume()
-    for clients in options.clients:
-        seconds = options.seconds
-        others = Others(server)
-        report = drive(subject.plan(server.port, asked, clients=clients, seconds=seconds))
-        found[str(clients)].append(asdict(report) | {"others": others.cores()})
-        print(
-            f"{subject.name}, {clients} clients: {report.per_second:.1f}/s, {report.latency}, "
-            f"wrong {report.wrong}, errors {report.errors}, refused {report.refused['count']}, "
-            f"others {found[str(clients)][-1]['others']} cores",
-            flush=True,
-        )
+    others = Others(server)
+    report = drive(subject.plan(server.port, asked, clients=clients, seconds=seconds))
+    cores = others.cores()
     server.pause()
+    print(
+        f"{subject.name}, {clients} clients: {report.per_second:.1f}/s, {report.latency}, "
+        f"wrong {report.wrong}, errors {report.errors}, refused {report.refused['count']}, "
+        f"others {cores} cores",
+        flush=True,
+    )
+    return asdict(report) | {"others": cores}
 
 
 def _rotated(turns: list[Turn], number: int) -> list[Turn]:

@@ -140,9 +140,7 @@ class ClosedLoop(_Loop):
         last = time.perf_counter() + plan.timeout
         while self.busy and time.perf_counter() < last:
             self.turn(last)
-        if plan.requests:
-            return self.tally.report(seconds, cpu)
-        return self.tally.report(plan.seconds, cpu, self.tally.inside)
+        return self.tally.report(seconds if plan.requests else plan.seconds, cpu)
 
     def released(self, connection: Connection | None, *, failed: bool = False) -> None:
         """See :meth:`_Loop.released`."""
@@ -202,14 +200,14 @@ class OpenLoop(_Loop):
                 look = now + 1
                 self.give_up_old()
             self.turn(min(due, end))
-        cpu, in_time = time.process_time() - cpu, len(self.tally.right_ms)
+        cpu, until = time.process_time() - cpu, time.perf_counter()
         last = time.perf_counter() + plan.timeout
         while (self.busy or self._waiting) and time.perf_counter() < last:
             self._send()
             self.turn(last)
         if left := len(self.busy) + len(self._waiting):
             self.tally.errors["unanswered"] = left
-        return self.tally.report(plan.seconds, cpu, in_time)
+        return self.tally.report(plan.seconds, cpu, until=until)
 
     def released(self, connection: Connection | None, *, failed: bool = False) -> None:  # noqa: ARG002
         """See :meth:`_Loop.released`."""

@@ -7,11 +7,12 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from http import HTTPStatus
 
 from benchmarks.load.answers import FORMS
 from benchmarks.load.plan import Plan
 
-_REFUSED = (429, 503)
+_REFUSED = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 @dataclass
@@ -51,76 +52,78 @@ class Report:
         return json.dumps(asdict(self))
 
 
+@dataclass(slots=True)
+class _Came:
+    image: int
+    status: int
+    body: bytes
+    due: float
+    now: float
+    counted: bool
+
+
 @dataclass
 class Tally:
-    """Counts answers.
+    """Keeps answers, and checks them when all is over: meanwhile the server needs the processors.
 
     Attributes:
         counting: Whether what comes now is counted.
         window: Closed loop: from when until when is measured. A request that lies across an end
             counts as far as it lies within: else a server that answers 32 at once would seem
             faster or slower by that many.
-        inside: How many right answers that is.
+        ended: How many requests had an end, good or bad, while it was counted.
     """
 
     plan: Plan
     counting: bool = False
     window: tuple[float, float] | None = None
-    inside: float = 0.0
     asked: int = 0
-    wrong: int = 0
+    ended: int = 0
     errors: Counter[str] = field(default_factory=Counter)
-    right_ms: list[float] = field(default_factory=list)
-    refused_ms: list[float] = field(default_factory=list)
     late_ms: list[float] = field(default_factory=list)
+    _came: list[_Came] = field(default_factory=list)
 
     def answered(self, image: int, status: int, body: bytes, due: float, now: float) -> None:
         """Note an answer to a request that was due then, and came now."""
-        inside = self._inside(due, now)
-        right = status == 200 and self._is_right(image, body)
-        if right:
-            self.inside += inside
-        if not self.counting:
-            return
-        seconds = now - due
-        if right:
-            self.right_ms.append(seconds * 1000)
-        elif status == 200:
-            self.wrong += 1
-        elif status in _REFUSED:
-            self.refused_ms.append(seconds * 1000)
-        else:
-            self.errors[str(status)] += 1
+        if self.counting or self.window is not None:
+            self._came.append(_Came(image, status, body, due, now, self.counting))
+            self.ended += self.counting
 
     def failed(self, reason: str) -> None:
         """Note a request without an answer."""
         if self.counting:
             self.errors[reason] += 1
+            self.ended += 1
 
-    @property
-    def ended(self) -> int:
-        """How many requests had an end, good or bad."""
-        failed = self.wrong + sum(self.errors.values())
-        return len(self.right_ms) + len(self.refused_ms) + failed
-
-    def report(self, seconds: float, cpu_seconds: float, in_time: float | None = None) -> Report:
-        """Sum up.
+    def report(self, seconds: float, cpu_seconds: float, *, until: float | None = None) -> Report:
+        """Check the answers, and sum up.
 
         Args:
             seconds: How long was measured.
             cpu_seconds: Of this process in that time.
-            in_time: How many right answers belong to it, if not all that were counted.
+            until: Open loop: answers that came later do not count as answers of that time.
         """
-        in_time = len(self.right_ms) if in_time is None else in_time
+        right = [c for c in self._came if c.status == HTTPStatus.OK and self._is_right(c)]
+        counted = [c for c in self._came if c.counted]
+        right_ms = [_milliseconds(c) for c in right if c.counted]
+        answered = sum(c.status == HTTPStatus.OK for c in counted)
+        refused_ms = [_milliseconds(c) for c in counted if c.status in _REFUSED]
+        others = (c.status for c in counted if c.status not in (HTTPStatus.OK, *_REFUSED))
+        errors = self.errors + Counter(str(int(status)) for status in others)
+        in_time = float(len(right_ms))
+        if self.window is not None:
+            in_time = sum(self._inside(c.due, c.now) for c in right)
+        elif until is not None:
+            in_time = sum(c.counted and c.now <= until for c in right)
         return Report(
             seconds=round(seconds, 3),
             asked=self.asked,
-            answers=len(self.right_ms),
+            answers=len(right_ms),
             per_second=round(in_time / seconds, 2),
-            latency=_summary(self.right_ms),
-            refused={"count": len(self.refused_ms), **_summary(self.refused_ms)},
-            errors=dict(self.errors),
-            wrong=self.wrong,
+            latency=_summary(right_ms),
+            refused={"count": len(refused_ms), **_summary(refused_ms)},
+            errors=dict(errors),
+            wrong=answered - len(right_ms),
             late=_summary(self.late_ms),
             cpu_seconds=round(cpu_seconds, 3),
             cpu_share=round(cpu_seconds / seconds, 4),
@@ -132,16 +135,20 @@ class Tally:
         begin, end = self.window
         return max(0.0, min(now, end) - max(due, begin)) / (now - due)
 
-    def _is_right(self, image: int, body: bytes) -> bool:
-        label, probability = self.plan.expected[image]
+    def _is_right(self, came: _Came) -> bool:
+        label, probability = self.plan.expected[came.image]
         try:
-            found, its_probability = FORMS[self.plan.form](json.loads(body))
+            found, its_probability = FORMS[self.plan.form](json.loads(came.body))
             near = abs(its_probability - probability) <= self.plan.tolerance
         except (ValueError, KeyError, TypeError, IndexError):
             return False
         # At one half, a difference within the tolerance changes the class.
         even = abs(probability - 0.5) <= self.plan.tolerance
         return near and (found == label or even)
+
+
+def _milliseconds(came: _Came) -> float:
+    return (came.now - came.due) * 1000
 
 
 def _summary(values: Sequence[float]) -> dict[str, float]:
