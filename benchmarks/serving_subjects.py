@@ -80,6 +80,10 @@ def subjects(bundle: Path, peers_python: Path, serve_args: Sequence[str] = ()) -
     return [
         tlserve(bundle, serve_args),
         Subject(
+            *("bare", "HTTP and nothing else", "/predict", None, "flat", NEAR),
+            [_peer(f"{n} threads", peers_python, "bare", bundle, f"--threads={n}") for n in (2, 3)],
+        ),
+        Subject(
             *("fastapi-onnx", "FastAPI, ONNX Runtime", "/predict", None, "flat", NEAR),
             [
                 _peer(f"{n} intra-op", peers_python, "fastapi_onnx", bundle, f"--threads={n}")

@@ -196,9 +196,8 @@ class Engine:
 def _plan(running: Running) -> Plan:
     processors = available_processors()
     if running.device == "cpu":
-        # One more than there are processors for: while a thread waits for the interpreter, which
-        # only one of them can have, another computes.
-        return Plan(processors + 1, running.lanes + 1, running.max_batch, patient=True)
+        # No more threads than processors: they would empty each other's caches.
+        return Plan(processors, running.lanes, running.max_batch, patient=True)
     # Threads that wait for the device leave the processors to those that decode.
     return Plan(processors + running.lanes, running.lanes, running.max_batch, patient=False)
 
