@@ -15,6 +15,7 @@ import json
 import threading
 from pathlib import Path
 from queue import SimpleQueue
+from typing import cast
 
 import httptools
 import uvloop
@@ -38,8 +39,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
-        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101
-        self._transport = transport
+        # uvloop's is none by its class.
+        self._transport = cast("asyncio.WriteTransport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came."""
