@@ -15,31 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import ESCAPE, fails, tlserve
 from tests.folders import write_flat
-
-_ESCAPE = "\x1b["
-
-
-def tlserve(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command with its output in pipes."""
-    return subprocess.run(
-        [sys.executable, "-m", "tlserve", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        cwd=cwd,
-    )
-
-
-def fails(code: int, *arguments: object) -> str:
-    """Run a command that must fail with a message, and give the message."""
-    result = tlserve(*arguments)
-    assert result.returncode == code, result.stderr
-    assert result.stderr.startswith("error: ")
-    assert "Traceback" not in result.stderr
-    assert _ESCAPE not in result.stderr
-    return result.stderr
 
 
 def test_help_names_the_commands() -> None:
@@ -86,7 +63,7 @@ def test_predict_on_a_folder_as_csv_and_as_a_table(exported: Path, colours: Path
     table = tlserve("predict", exported, colours / "val" / "red")
     assert table.returncode == 0
     assert "100.png" in table.stdout
-    assert _ESCAPE not in table.stdout
+    assert ESCAPE not in table.stdout
 
 
 def test_the_backends_agree_on_the_command_line(exported: Path, colours: Path) -> None:
@@ -224,7 +201,7 @@ def test_finetune_in_a_pipe_prints_a_line_an_epoch(tmp_path: Path) -> None:
     assert "Left out 1 of the files:\n  red/001.jpg: " in result.stdout
     assert result.stdout.count("epoch ") >= 2
     assert "2/2" in result.stdout
-    assert _ESCAPE not in result.stdout
+    assert ESCAPE not in result.stdout
     assert f"Bundle: {tmp_path / 'models' / 'flat'}" in result.stdout
     again = fails(
         *(1, "finetune", data, "--weights", "none", "--name", "flat"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli.test_commands import fails, tlserve
+from tests.commands import fails, tlserve
 from tests.interpreter import python, without
 from tlserve.bundle import Bundle
 from tlserve.runtime.processors import available_processors

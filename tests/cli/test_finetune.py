@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tests.cli.test_commands import tlserve
+from tests.commands import tlserve
 from tests.networks import stand_in
 from tlserve.bundle import Bundle
 

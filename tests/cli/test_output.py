@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.cli.terminal import on_a_terminal
-from tests.cli.test_commands import fails, tlserve
+from tests.commands import fails, tlserve
 from tests.event_files import event_files, scalars
 from tests.folders import write_flat
 from tlserve.bundle import Bundle

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_commands import tlserve
+from tests.commands import tlserve_anew
 from tlserve.bundle import Bundle
 
 # What is frozen is computed once, so that little is compiled; without dropout, whose random numbers
@@ -26,7 +26,7 @@ def _options(home: Path, name: str) -> tuple[object, ...]:
 def test_a_compiled_network_learns_the_same(colours: Path, tmp_path: Path) -> None:
     metrics = {}
     for name, options in (("eager", ()), ("compiled", ("--compile",))):
-        done = tlserve("finetune", colours, *_options(tmp_path, name), *options)
+        done = tlserve_anew("finetune", colours, *_options(tmp_path, name), *options)
         assert done.returncode == 0, done.stderr
         manifest = Bundle.read(tmp_path / "models" / name).manifest
         assert manifest.training["compile"] is (name == "compiled")
@@ -44,7 +44,7 @@ def test_what_cannot_be_compiled_is_an_error(
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    done = tlserve("finetune", colours, *_options(tmp_path, "x"), "--compile")
+    done = tlserve_anew("finetune", colours, *_options(tmp_path, "x"), "--compile")
     assert done.returncode == 1
     assert "--compile: the network could not be compiled" in done.stderr
     assert "Leave --compile away." in done.stderr

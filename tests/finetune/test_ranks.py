@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-from tests.cli.test_commands import tlserve
+from tests.commands import tlserve
 from tests.finetune.test_resume import history_of, nothing_is_half_written, wait_for
 from tests.folders import mislabel, write_parts
 from tests.networks import stand_in
@@ -115,7 +115,7 @@ def test_two_processes_do_what_one_does(
 def test_what_they_validate_is_what_one_process_finds(
     data: Path, backbone: Path, tmp_path: Path
 ) -> None:
-    """Statistics and dropout included, and exactly: no image is counted twice or left out."""
+    """Statistics and dropout included: no image is counted twice or left out."""
     two(*arguments(data, backbone, tmp_path, "--strategy", "full", "--epochs", 2, "--ema", 0.9))
     bundle = Bundle.read(tmp_path / "models" / "run")
     spec = bundle.manifest.preprocessing
@@ -133,7 +133,8 @@ def test_what_they_validate_is_what_one_process_finds(
             15,
         )
     )
-    assert found.loss == metrics.val_loss
+    # Sums in another order, for each process has images of its own.
+    assert found.loss == pytest.approx(metrics.val_loss, rel=1e-6)
 
 
 def trainers(process: subprocess.Popen[str]) -> list[psutil.Process]:

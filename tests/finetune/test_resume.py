@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import shutil
 import signal
@@ -20,7 +19,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from tests.cli.test_commands import fails, tlserve
+from tests.commands import fails, forker, tlserve
 from tests.folders import mislabel, write_parts
 from tests.networks import stand_in
 from tlserve.bundle import Bundle
@@ -118,79 +117,54 @@ def nothing_is_half_written(home: Path) -> None:
     assert [p for p in models.glob("*") if not p.name.startswith(".")] == []
 
 
-class Forker:
-    """Starts commands in a process that has imported everything already."""
+class Logged:
+    """Starts commands that may be killed; what they print, to either stream, is in a file."""
 
     def __init__(self, log: Path) -> None:
         self.log = log
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.finetune.forking"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._stdin, self._stdout = self._process.stdin, self._process.stdout
 
     def start(self, *command: object) -> int:
         self.log.write_text("")
-        self._stdin.write(json.dumps([str(self.log), *map(str, command)]) + "\n")
-        self._stdin.flush()
-        return int(self._answer("started"))
+        return forker().start(*command, output=self.log, errors=self.log)
 
     def ended(self) -> int:
-        return int(self._answer("ended"))
+        return forker().ended()
 
     def run(self, *command: object) -> str:
         self.start(*command)
         assert self.ended() == 0, self.log.read_text()
         return self.log.read_text()
 
-    def close(self) -> None:
-        self._stdin.close()
-        self._process.wait(30)
-        self._stdout.close()
-
-    def _answer(self, kind: str) -> str:
-        for line in self._stdout:
-            word, _, rest = line.partition(" ")
-            if word == kind:
-                return rest
-        raise AssertionError(self.log.read_text())
-
 
 @pytest.fixture
-def forker(tmp_path: Path) -> Iterator[Forker]:
-    forker = Forker(tmp_path / "output.log")
-    yield forker
-    forker.close()
+def logged(tmp_path: Path) -> Logged:
+    return Logged(tmp_path / "output.log")
 
 
 @pytest.mark.parametrize("kind", RUNS)
 def test_a_run_that_is_ended_in_the_middle_goes_on_to_the_same_weights(
-    kind: str, data: Path, backbone: Path, tmp_path: Path, forker: Forker
+    kind: str, data: Path, backbone: Path, tmp_path: Path, logged: Logged
 ) -> None:
     whole, ended = tmp_path / "whole", tmp_path / "ended"
-    forker.run(*arguments(data, backbone, whole, *RUNS[kind]))
+    logged.run(*arguments(data, backbone, whole, *RUNS[kind]))
     assert not (whole / "runs" / "run" / "states").exists()
 
     # Killed after the second state that it writes, then resumed and ended by a signal.
     run = ended / "runs" / "run"
-    process = forker.start(*arguments(data, backbone, ended, *RUNS[kind]))
+    process = logged.start(*arguments(data, backbone, ended, *RUNS[kind]))
     wait_for(lambda: len(list((run / "states").glob("[0-9]*"))) >= 2)
     os.kill(process, signal.SIGKILL)
-    assert forker.ended() == -signal.SIGKILL
+    assert logged.ended() == -signal.SIGKILL
     nothing_is_half_written(ended)
     position = max(p.name for p in (run / "states").glob("[0-9]*"))
-    process = forker.start("finetune", "--resume", run)
+    process = logged.start("finetune", "--resume", run)
     wait_for(lambda: max(p.name for p in (run / "states").glob("[0-9]*")) > position)
     os.kill(process, signal.SIGTERM)
-    assert forker.ended() == 130, forker.log.read_text()
-    assert f"Go on with tlserve finetune --resume {run}" in forker.log.read_text()
-    assert "Resumed in epoch" in forker.log.read_text()
+    assert logged.ended() == 130, logged.log.read_text()
+    assert f"Go on with tlserve finetune --resume {run}" in logged.log.read_text()
+    assert "Resumed in epoch" in logged.log.read_text()
     nothing_is_half_written(ended)
-    forker.run("finetune", "--resume", run)
+    logged.run("finetune", "--resume", run)
     assert history_of(ended) == history_of(whole)
     assert weights_of(ended) == weights_of(whole)
     first, second = (Bundle.read(h / "models" / "run").manifest for h in (whole, ended))
@@ -208,14 +182,14 @@ LONGER = {kind: (*RUNS[kind][:-1], 12) for kind in ("full", "gradual, everything
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", LONGER)
 def test_killed_at_ten_moments_it_ends_with_the_same_weights(
-    kind: str, data: Path, backbone: Path, tmp_path: Path, forker: Forker
+    kind: str, data: Path, backbone: Path, tmp_path: Path, logged: Logged
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    forker.start(*arguments(data, backbone, whole, *LONGER[kind]))
+    logged.start(*arguments(data, backbone, whole, *LONGER[kind]))
     began = time.monotonic()
     wait_for(lambda: (whole / "runs" / "run" / "states").exists())
     until_training = time.monotonic() - began
-    assert forker.ended() == 0, forker.log.read_text()
+    assert logged.ended() == 0, logged.log.read_text()
     training = time.monotonic() - began - until_training
 
     run = killed / "runs" / "run"
@@ -224,7 +198,7 @@ def test_killed_at_ten_moments_it_ends_with_the_same_weights(
     command: tuple[object, ...] = tuple(arguments(data, backbone, killed, *LONGER[kind]))
     interrupted = 0
     for number in range(KILLS):
-        process = forker.start(*command)
+        process = logged.start(*command)
         if number % 2:
             stop_in_a_write(run, process, moments.uniform(0, 0.002))
         else:
@@ -232,14 +206,14 @@ def test_killed_at_ten_moments_it_ends_with_the_same_weights(
                 until_training * moments.uniform(0.5, 1) + training * moments.uniform(0, 0.1)
             )
         os.kill(process, signal.SIGKILL)
-        assert forker.ended() == -signal.SIGKILL, (seed, forker.log.read_text())
+        assert logged.ended() == -signal.SIGKILL, (seed, logged.log.read_text())
         interrupted += bool(list(run.glob(".*.tmp")))
         if run.exists():
             nothing_is_half_written(killed)
         if (run / "run.json").exists():
             command = ("finetune", "--resume", run)
-    forker.start(*command)
-    assert forker.ended() == 0, (seed, forker.log.read_text())
+    logged.start(*command)
+    assert logged.ended() == 0, (seed, logged.log.read_text())
     assert interrupted >= KILLS // 2, seed
     assert weights_of(killed) == weights_of(whole), seed
     assert history_of(killed) == history_of(whole), seed
