@@ -100,13 +100,13 @@ def _explained(error: ValidationError) -> UsageError:
     option, value, context = name.replace("_", "-"), first["input"], first.get("ctx", {})
     match first["type"]:
         case "greater_than_equal":
-            return UsageError(f"{option} must be at least {context['ge']}, not {value}.")
+            rule = f"{option} must be at least {context['ge']}, not {value}."
         case "greater_than":
-            return UsageError(f"{option} must be more than {context['gt']:g}, not {value}.")
+            rule = f"{option} must be more than {context['gt']:g}, not {value}."
         case "int_parsing":
-            return UsageError(f"{PREFIX}{name.upper()} must be a whole number, not {value!r}.")
+            rule = f"{PREFIX}{name.upper()} must be a whole number, not {value!r}."
         case "float_parsing":
-            return UsageError(f"{PREFIX}{name.upper()} must be a number, not {value!r}.")
+            rule = f"{PREFIX}{name.upper()} must be a number, not {value!r}."
         case "string_pattern_mismatch":
             return UsageError(
                 f"{value!r} in {option} is no origin of web pages.",
@@ -116,4 +116,7 @@ def _explained(error: ValidationError) -> UsageError:
         case "literal_error":
             known = str(context["expected"]).replace("'", "").replace(" or ", ", ")
             return UsageError(f"Unknown {option} {value!r}.", hint=f"Known: {known}.")
-    return UsageError(f"{option}: {first['msg']}, not {value!r}.")
+        case _:
+            rule = f"{option}: {first['msg']}, not {value!r}."
+    default = Settings.model_fields[name].default
+    return UsageError(rule, hint=f"Leave it out for the default, {default}." if default else "")

@@ -99,7 +99,10 @@ def decode(data: bytes, spec: Preprocessing) -> Image.Image:
     # For malformed files Pillow's decoders raise almost anything, struct.error included.
     except Exception as error:
         reason = str(error).rstrip(".") or type(error).__name__
-        raise UndecodableImageError(f"The image cannot be decoded: {reason}.") from error
+        raise UndecodableImageError(
+            f"The image cannot be decoded: {reason}.",
+            hint="The file is damaged, or cut short: save it again, or take another copy of it.",
+        ) from error
 
 
 def to_tensor(image: Image.Image, spec: Preprocessing) -> NDArray[np.float32]:

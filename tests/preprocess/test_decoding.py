@@ -311,6 +311,12 @@ def test_what_is_not_an_image_is_refused_by_name(data: bytes, message: str) -> N
         preprocess(data, SPEC)
 
 
+def test_a_file_that_is_cut_short_says_what_to_do() -> None:
+    with pytest.raises(UndecodableImageError) as refused:
+        preprocess(JPEG[: len(JPEG) // 2], SPEC)
+    assert "take another copy" in refused.value.hint
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize(
     ("kind", "mode"),

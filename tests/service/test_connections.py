@@ -6,7 +6,6 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -219,21 +218,42 @@ def test_connections_beyond_the_limit_are_told_so(hasty: Server) -> None:
 
 
 @pytest.mark.slow
-def test_a_client_that_does_not_read_is_left(bundle: Bundle) -> None:
-    """It asks for a large file again and again, and reads nothing of it."""
+def test_clients_that_neither_read_nor_send_are_left(bundle: Bundle) -> None:
+    """One asks for a large file again and again, and reads nothing; another's body trickles."""
     asked = head(path="/static_content/swagger-ui-bundle.js")
-    with running(bundle.path) as server, connected(server) as connection:
+    with (
+        running(bundle.path) as server,
+        connected(server) as deaf,
+        connected(server) as slow,
+    ):
         worker = server.children()[0]
         before = worker.memory_info().rss
         for _ in range(20_000):
-            connection.sendall(asked)
+            deaf.sendall(asked)
         assert worker.memory_info().rss - before < 64 * 2**20
         assert_serves(server)
         started = time.monotonic()
-        while time.monotonic() - started < 60 and worker_holds(worker, connection):
-            time.sleep(0.5)
-        assert 20 < time.monotonic() - started < 45
+        slow.sendall(head("POST", "/predict", Content_Length=1000))
+        slow.settimeout(0.5)
+        held, told = 0.0, 0.0
+        data = b""
+        while time.monotonic() - started < 60 and not (held and told):
+            if not held and not worker_holds(worker, deaf):
+                held = time.monotonic() - started
+            if told:
+                time.sleep(0.5)
+                continue
+            slow.sendall(b"x")
+            with contextlib.suppress(TimeoutError):
+                data = slow.recv(65536)
+                told = time.monotonic() - started
+        assert 20 < held < 45
+        assert statuses(data) == [408]
+        assert 25 < told < 40
         assert_serves(server)
+        with server.client() as client:
+            metrics = client.get("/metrics").text
+        assert 'tlserve_requests_total{face="predict",status="408"} 1.0' in metrics
 
 
 def worker_holds(worker: object, connection: socket.socket) -> bool:
@@ -257,23 +277,3 @@ def test_a_thousand_connections_of_a_slow_client_harm_nobody(bundle: Bundle) -> 
         finally:
             for connection in held:
                 connection.close()
-
-
-@pytest.mark.slow
-def test_bodies_that_trickle_get_408(bundle: Bundle, tmp_path: Path) -> None:
-    with running(bundle.path) as server, connected(server) as connection:
-        connection.sendall(head("POST", "/predict", Content_Length=1000))
-        connection.settimeout(0.5)
-        started = time.monotonic()
-        data = b""
-        while not data and time.monotonic() - started < 60:
-            connection.sendall(b"x")
-            try:
-                data = connection.recv(65536)
-            except TimeoutError:
-                continue
-        assert statuses(data) == [408]
-        assert 25 < time.monotonic() - started < 40
-        with server.client() as client:
-            metrics = client.get("/metrics").text
-        assert 'tlserve_requests_total{face="predict",status="408"} 1.0' in metrics

@@ -64,3 +64,10 @@ def test_a_wrong_value_is_explained(variable: str, value: str, message: str) -> 
     environment = {"TLSERVE_BUNDLE": "models/a", f"TLSERVE_{variable}": value}
     with pytest.raises(UsageError, match=message):
         Settings.from_environment(environment)
+
+
+def test_a_wrong_number_names_the_default() -> None:
+    environment = {"TLSERVE_BUNDLE": "models/a", "TLSERVE_MAX_WAIT": "0"}
+    with pytest.raises(UsageError) as caught:
+        Settings.from_environment(environment)
+    assert caught.value.hint == "Leave it out for the default, 5.0."
