@@ -203,16 +203,15 @@ def _plan(running: Running) -> Plan:
 
 
 def _lone(bundle: Bundle, running: Running) -> Predictor | None:
-    """Load the model once more, for all processors, where each batch is given fewer.
+    """Load the model once more, for all processors, whose threads wait for each other in a loop.
 
     Only ONNX Runtime's sessions have threads of their own; torch's are the process's.
     """
-    processors = available_processors()
-    if running.device != "cpu" or running.threads == processors:
+    if running.device != "cpu" or available_processors() == 1:
         return None
     if BACKENDS[running.backend].module != "tlserve.runtime.onnx":
         return None
-    predictor = Predictor.load(bundle, running.backend, running.device, processors)
+    predictor = Predictor.load(bundle, running.backend, running.device)
     check_golden(bundle, predictor.backend)
     return predictor
 

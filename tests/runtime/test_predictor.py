@@ -30,6 +30,7 @@ from tlserve.errors import (
 from tlserve.runtime import Prediction, Predictor
 from tlserve.runtime.backend import BACKENDS, load_backend
 from tlserve.runtime.golden import TOLERANCES, check_golden, compare_golden
+from tlserve.runtime.onnx import OnnxBackend
 from tlserve.runtime.processors import available_processors
 from tlserve.runtime.softmax import softmax
 
@@ -67,6 +68,22 @@ def test_the_backends_agree(bundle: Bundle) -> None:
             assert found.shape == (size, 3)
             tolerance = TOLERANCES[BACKENDS[name].precision]
             assert np.abs(found - expected[:size]).max() <= tolerance * spread
+
+
+@pytest.mark.parametrize(("threads", "expected"), [(None, [None, "1"]), (2, ["0", None])])
+def test_threads_wait_in_a_loop_only_where_nothing_runs_beside_them(
+    bundle: Bundle, threads: int | None, expected: list[str | None]
+) -> None:
+    backend = load_backend(bundle, "onnx", threads=threads)
+    assert isinstance(backend, OnnxBackend)
+    options = backend.session.get_session_options()
+    found = []
+    for name in ("session.intra_op.allow_spinning", "session.force_spinning_stop"):
+        try:
+            found.append(options.get_session_config_entry(name))
+        except RuntimeError:  # it was not set
+            found.append(None)
+    assert found == expected
 
 
 @backends

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from tlserve.bundle import Bundle
 from tlserve.bundle.manifest import FileKind, Precision
 from tlserve.errors import MissingDependencyError, UsageError
-from tlserve.runtime.processors import available_processors
 
 Device = Literal["cpu", "cuda"]
 
@@ -74,7 +73,9 @@ def load_backend(
         bundle: The bundle; the hash of the file that is loaded is compared.
         name: One of :data:`BACKENDS`.
         device: Where to run. What is asked for is what runs, or an error.
-        threads: Threads for one batch on the CPU; one a processor by default.
+        threads: Threads for one batch on the CPU. By default one a processor, for whoever runs a
+            batch at a time and nothing beside it: where the library can, they wait for each other
+            in a loop while it runs.
 
     Raises:
         UsageError: There is no such backend.
@@ -92,7 +93,7 @@ def load_backend(
             hint=f"Install it with `pip install 'tlserve[{extra}]'`"
             + (" (or [gpu])." if extra == "cpu" else "."),
         ) from error
-    backend: Backend = module.load(bundle, name, device, threads or available_processors())
+    backend: Backend = module.load(bundle, name, device, threads)
     return backend
 
 

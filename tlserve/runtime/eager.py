@@ -13,6 +13,7 @@ from tlserve.bundle import Bundle
 from tlserve.bundle.manifest import Precision
 from tlserve.errors import BundleFileError
 from tlserve.runtime.backend import Backend, Device
+from tlserve.runtime.processors import available_processors
 from tlserve.runtime.torch_device import exact_float32, torch_device
 from tlserve.zoo.architectures import fillable
 from tlserve.zoo.state_dict import versioned
@@ -25,11 +26,11 @@ class TorchBackend:
     precision: Precision = "float32"
     description: str | None = None
 
-    def __init__(self, model: nn.Module, device: torch.device, threads: int) -> None:
+    def __init__(self, model: nn.Module, device: torch.device, threads: int | None) -> None:
         self.model = model
         self.device = device.type
         self._device = device
-        self._threads = threads
+        self._threads = threads or available_processors()
         if device.type == "cuda":
             exact_float32()
 
@@ -73,7 +74,7 @@ def rebuild(bundle: Bundle) -> nn.Module:
     return model.eval()
 
 
-def load(bundle: Bundle, _name: str, device: Device, threads: int) -> Backend:
+def load(bundle: Bundle, _name: str, device: Device, threads: int | None) -> Backend:
     """Rebuild the model for running.
 
     Raises:

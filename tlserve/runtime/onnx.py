@@ -15,6 +15,7 @@ from tlserve.bundle.manifest import Precision
 from tlserve.errors import BundleFileError, DeviceError
 from tlserve.runtime.archive import ONNX_METADATA
 from tlserve.runtime.backend import BACKENDS, Backend, Device
+from tlserve.runtime.processors import available_processors
 
 # ONNX Runtime's official builds report what they load to their maker, from the import on, unless
 # they are told not to before it.
@@ -50,7 +51,7 @@ class OnnxBackend:
         return logits
 
 
-def load(bundle: Bundle, name: str, device: Device, threads: int) -> Backend:
+def load(bundle: Bundle, name: str, device: Device, threads: int | None) -> Backend:
     """Open one of the bundle's ONNX files.
 
     Raises:
@@ -74,10 +75,14 @@ def load(bundle: Bundle, name: str, device: Device, threads: int) -> Backend:
         onnxruntime.set_default_logger_severity(_FATAL_ONLY)
         providers = [(provider, _CUDA_OPTIONS)]
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Threads that have nothing to do would look for work for some milliseconds more, on processors
-    # that could decode the next image meanwhile.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.intra_op_num_threads = threads or available_processors()
+    if threads is None:
+        # To be woken in every layer would take threads a fifth of the time that an image takes;
+        # but they let go of the processors when the last layer is done.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+    else:
+        # Other batches and images need the processors while these have nothing to do.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = _ERRORS_ONLY
     try:
         session = onnxruntime.InferenceSession(path, options, providers=providers)

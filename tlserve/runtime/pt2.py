@@ -19,7 +19,7 @@ class ExportedBackend(TorchBackend):
     name = "pt2"
 
 
-def load(bundle: Bundle, _name: str, device: Device, threads: int) -> Backend:
+def load(bundle: Bundle, _name: str, device: Device, threads: int | None) -> Backend:
     """Open the bundle's ``.pt2`` file.
 
     Raises:

@@ -29,7 +29,7 @@ class TorchScriptBackend(TorchBackend):
             return super().logits(batch)
 
 
-def load(bundle: Bundle, _name: str, device: Device, threads: int) -> Backend:
+def load(bundle: Bundle, _name: str, device: Device, threads: int | None) -> Backend:
     """Open the bundle's TorchScript file.
 
     Raises:
