@@ -71,8 +71,11 @@ class Subject:
 def tlserve(bundle: Path, serve_args: Sequence[str] = ()) -> Subject:
     """Give the project's own service."""
     command = [*(sys.executable, "-m", "tlserve", "serve", str(bundle)), "--port", "{port}"]
-    variant = Variant(" ".join(serve_args) or "defaults", [*command, *serve_args])
-    return Subject("tlserve", "`tlserve serve`", "/predict", None, "ranked", EXACT, [variant])
+    variants = [
+        Variant(" ".join(arguments) or "defaults", [*command, *arguments])
+        for arguments in (serve_args, [*serve_args, "--max-batch=1"])
+    ]
+    return Subject("tlserve", "`tlserve serve`", "/predict", None, "ranked", EXACT, variants)
 
 
 def subjects(bundle: Path, peers_python: Path, serve_args: Sequence[str] = ()) -> list[Subject]:
