@@ -7,6 +7,8 @@ https://arxiv.org/abs/1806.08342), by ONNX Runtime's quantiser.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -56,9 +58,8 @@ class Quantiser:
             # ONNX Runtime's own optimisations first: what they fuse is quantised as one.
             quant_pre_process(float32, self._prepared, skip_symbolic_shape=True)
         graph = onnx.load_model(str(self._prepared), load_external_data=False).graph
-        layers = [node.name for node in graph.node if node.op_type in _LAYERS]
         self._clips = _other_than_relu6(graph)
-        self._groups = [list(part) for part in np.array_split(layers, min(_GROUPS, len(layers)))]
+        self._groups = layer_groups(graph)
 
     def write(self, path: Path, metadata: Mapping[str, str], attempt: int) -> dict[str, Scalar]:
         """Write a quantised file.
@@ -120,6 +121,29 @@ class Quantiser:
                 calibrate_method=CalibrationMethod.MinMax,
                 calibration_cache_path=self._ranges,
             )
+
+
+def layer_groups(graph: onnx.GraphProto) -> list[list[str]]:
+    """Divide the layers into groups of about the same number, ordered as they run.
+
+    Each border lies where fewest numbers would be converted, within half a group of where it would
+    lie otherwise: behind the bottleneck of a block, not behind what widens it.
+    """
+    sizes = {
+        value.name: math.prod(d.dim_value or 1 for d in value.type.tensor_type.shape.dim)
+        for value in (*graph.value_info, *graph.output)
+    }
+    layers = [node for node in graph.node if node.op_type in _LAYERS]
+    count = min(_GROUPS, len(layers))
+    reach = (len(layers) // count - 1) // 2
+    borders = [0]
+    for even in np.cumsum([len(part) for part in np.array_split(layers, count)])[:-1].tolist():
+        near = sorted(range(even - reach, even + reach + 1), key=lambda place: abs(place - even))
+        borders.append(min(near, key=lambda place: sizes.get(layers[place - 1].output[0], 0)))
+    return [
+        [layer.name for layer in layers[start:end]]
+        for start, end in itertools.pairwise([*borders, len(layers)])
+    ]
 
 
 def _other_than_relu6(graph: onnx.GraphProto) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.int8 import Quantiser
+from export.int8 import Quantiser, layer_groups
 
 RNG = np.random.default_rng(0)
 IMAGES = [RNG.standard_normal((8, 3, 16, 16)).astype(np.float32) for _ in range(4)]
@@ -90,3 +91,28 @@ def test_activations_are_the_borders_of_the_integers(
         if node.op_type == "QuantizeLinear" and made.get(node.input[0]) == "DequantizeLinear"
     ]
     assert not converted_twice
+
+
+def test_borders_of_groups_lie_where_the_network_is_narrow() -> None:
+    # As in MobileNetV2: each block widens 8 channels to 32, filters them, and narrows them again.
+    widths = [8, 8, 8, *[32, 32, 8] * 16]
+    nodes, constants = [], []
+    for number, (before, after) in enumerate(pairwise([3, *widths])):
+        weight = np.zeros((after, before, 1, 1), np.float32)
+        constants.append(numpy_helper.from_array(weight, f"weight{number}"))
+        inputs = [f"x{number}", f"weight{number}"]
+        nodes.append(helper.make_node("Conv", inputs, [f"x{number + 1}"], f"conv_{number}"))
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("x0", TensorProto.FLOAT, ["batch", 3, 16, 16])],
+        [helper.make_tensor_value_info(f"x{len(nodes)}", TensorProto.FLOAT, None)],
+        constants,
+    )
+    graph = onnx.shape_inference.infer_shapes(helper.make_model(graph)).graph
+
+    groups = layer_groups(graph)
+
+    assert [name for group in groups for name in group] == [node.name for node in nodes]
+    assert len(groups) == 16
+    assert {widths[int(group[-1].removeprefix("conv_"))] for group in groups} == {8}
