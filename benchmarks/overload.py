@@ -23,13 +23,12 @@ from statistics import median
 
 from benchmarks.load.run import begin, drive, end
 from benchmarks.load.tally import Report
+from benchmarks.options import add_serving_options
 from benchmarks.records import Row, add_rows, read_rows, replace_section
 from benchmarks.servers import Server, end_in_order, running
 from benchmarks.serving_bundles import (
     ARCHITECTURES,
-    DATA,
     ROOT,
-    WEIGHTS,
     Questions,
     questions,
 )
@@ -199,10 +198,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--warm-up", type=float, default=5.0, help="of the overload, in seconds")
     parser.add_argument("--clients", type=int, default=32, help="of the closed loop")
     parser.add_argument("--peak-seconds", type=float, default=10.0, help="of the closed loop")
-    parser.add_argument("--serve-args", default="", help="further arguments of `tlserve serve`")
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--weights", type=Path, default=WEIGHTS)
-    parser.add_argument("--bundles", type=Path, help="where bundles are kept for the next time")
+    add_serving_options(parser)
     return parser.parse_args()
 
 

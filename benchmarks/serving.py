@@ -30,9 +30,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks.load.run import drive
+from benchmarks.options import add_serving_options
 from benchmarks.records import Row, add_rows, read_rows, replace_section
 from benchmarks.servers import Others, Server, end_in_order, running
-from benchmarks.serving_bundles import ARCHITECTURES, DATA, ROOT, WEIGHTS, Questions, questions
+from benchmarks.serving_bundles import ARCHITECTURES, ROOT, Questions, questions
 from benchmarks.serving_ceiling import ask
 from benchmarks.serving_generator import most
 from benchmarks.serving_page import tables
@@ -213,10 +214,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--only", nargs="+", metavar="SERVER", choices=known, help=", ".join(known))
     parser.add_argument("--backend", default="onnx", help="of tlserve; the rest stays float32")
-    parser.add_argument("--serve-args", default="", help="further arguments of `tlserve serve`")
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--weights", type=Path, default=WEIGHTS)
-    parser.add_argument("--bundles", type=Path, help="where bundles are kept for the next time")
+    add_serving_options(parser)
     return parser.parse_args()
 
 

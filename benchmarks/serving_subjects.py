@@ -68,12 +68,11 @@ class Subject:
         )
 
 
-def tlserve(bundle: Path, serve_args: Sequence[str] = ()) -> Subject:
-    """Give the project's own service."""
+def tlserve(bundle: Path, *settings: Sequence[str]) -> Subject:
+    """Give the project's own service, with each of these arguments of `tlserve serve`."""
     command = [*(sys.executable, "-m", "tlserve", "serve", str(bundle)), "--port", "{port}"]
     variants = [
-        Variant(" ".join(arguments) or "defaults", [*command, *arguments])
-        for arguments in (serve_args, [*serve_args, "--max-batch=1"])
+        Variant(" ".join(arguments) or "defaults", [*command, *arguments]) for arguments in settings
     ]
     return Subject("tlserve", "`tlserve serve`", "/predict", None, "ranked", EXACT, variants)
 
@@ -81,7 +80,7 @@ def tlserve(bundle: Path, serve_args: Sequence[str] = ()) -> Subject:
 def subjects(bundle: Path, peers_python: Path, serve_args: Sequence[str] = ()) -> list[Subject]:
     """Give all that are compared."""
     return [
-        tlserve(bundle, serve_args),
+        tlserve(bundle, serve_args, [*serve_args, "--max-batch=1"]),
         Subject(
             *("bare", "HTTP and nothing else", "/predict", None, "flat", NEAR),
             [_peer(f"{n} threads", peers_python, "bare", bundle, f"--threads={n}") for n in (2, 3)],

@@ -18,13 +18,12 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.load.run import drive
+from benchmarks.options import add_serving_options
 from benchmarks.records import Row, add_rows, read_rows, replace_section
 from benchmarks.servers import end_in_order, running
 from benchmarks.serving_bundles import (
     ARCHITECTURES,
-    DATA,
     ROOT,
-    WEIGHTS,
     Questions,
     questions,
     questions_to,
@@ -109,11 +108,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--part", type=int, default=_PART, help="requests between two looks")
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--serve-args", default="", help="further arguments of `tlserve serve`")
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--bundle", type=Path, help="instead of --arch: one that there is")
-    parser.add_argument("--bundles", type=Path, help="where bundles are kept for the next time")
+    add_serving_options(parser)
     return parser.parse_args()
 
 
