@@ -215,7 +215,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", metavar="SERVER", choices=known, help=", ".join(known))
     parser.add_argument("--backend", default="onnx", help="of tlserve; the rest stays float32")
     add_serving_options(parser)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.backend != "onnx" and options.only != ["tlserve"]:
+        parser.error(f"--backend {options.backend} is for tlserve alone: add --only tlserve")
+    return options
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlserve.runtime.backend import Device
+from tlserve.runtime.processors import SHARES
 
 _DRIVER = Path("/proc/driver/nvidia/gpus")
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -20,14 +21,17 @@ class Share:
     Attributes:
         processors: Those that it may use; empty: any.
         gpu: The only one that it sees; ``None``: whatever there is.
+        workers: How many share a control group's quota, which no choice of processors divides.
     """
 
     processors: frozenset[int] = frozenset()
     gpu: str | None = None
+    workers: int = 1
 
     def environment(self) -> dict[str, str]:
-        """Give what shows the worker its GPU alone, as the first and only one."""
-        return {} if self.gpu is None else {_VISIBLE: self.gpu}
+        """Give what tells the worker: it sees its GPU alone, as the first and only one."""
+        quota = {} if self.workers == 1 else {SHARES: str(self.workers)}
+        return quota | ({} if self.gpu is None else {_VISIBLE: self.gpu})
 
 
 def gpus(environment: Mapping[str, str], driver: Path = _DRIVER) -> list[str]:
@@ -69,6 +73,7 @@ def shares(
             if count <= len(ordered)
             else frozenset(),
             found[n % len(found)] if found else None,
+            count,
         )
         for n in range(count)
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from service.shares import Share
 from tlserve.runtime.processors import available_processors
 
 USABLE = len(os.sched_getaffinity(0))
@@ -52,6 +53,20 @@ def test_a_quota_limits_them(tmp_path: Path, quota: str, expected: int) -> None:
 def test_a_part_of_a_processor_counts_as_one(tmp_path: Path) -> None:
     write(tmp_path / "cgroup", "100001 100000")
     assert count(tmp_path / "cgroup", "0::/\n") == 2
+
+
+@pytest.mark.skipif(USABLE < 2, reason="needs two processors")
+def test_each_of_several_workers_has_its_share_of_a_quota(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "cgroup", "200000 100000")
+    assert count(tmp_path / "cgroup", "0::/\n") == 2
+    for name, value in Share(workers=2).environment().items():
+        monkeypatch.setenv(name, value)
+    assert count(tmp_path / "cgroup", "0::/\n") == 1
+    # What no group limits, the choice of processors divides.
+    write(tmp_path / "cgroup", "max 100000")
+    assert count(tmp_path / "cgroup", "0::/\n") == USABLE
 
 
 def test_the_quota_of_a_group_around_it_counts(tmp_path: Path) -> None:

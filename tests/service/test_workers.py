@@ -22,16 +22,20 @@ IMAGE = bundles.image(0)
 def test_processors_are_divided_and_each_worker_has_a_gpu() -> None:
     four = frozenset({0, 1, 2, 3})
     assert shares(None, "cpu", {}, four) == [Share()]
-    assert shares(2, "cpu", {}, four) == [Share(frozenset({0, 1})), Share(frozenset({2, 3}))]
-    assert shares(3, "cpu", {}, frozenset({5})) == [Share(), Share(), Share()]
+    assert shares(2, "cpu", {}, four) == [
+        Share(frozenset({0, 1}), workers=2),
+        Share(frozenset({2, 3}), workers=2),
+    ]
+    assert shares(3, "cpu", {}, frozenset({5})) == [Share(workers=3)] * 3
     two_gpus = {"CUDA_VISIBLE_DEVICES": "3, GPU-abc"}
     assert shares(None, "cuda", two_gpus, four) == [
-        Share(frozenset({0, 1}), "3"),
-        Share(frozenset({2, 3}), "GPU-abc"),
+        Share(frozenset({0, 1}), "3", 2),
+        Share(frozenset({2, 3}), "GPU-abc", 2),
     ]
     assert [share.gpu for share in shares(4, "cuda", two_gpus, four)] == ["3", "GPU-abc"] * 2
     assert shares(None, "cuda", two_gpus, four)[1].environment() == {
-        "CUDA_VISIBLE_DEVICES": "GPU-abc"
+        "CUDA_VISIBLE_DEVICES": "GPU-abc",
+        "TLSERVE_QUOTA_SHARES": "2",
     }
     assert shares(None, "cuda", {"CUDA_VISIBLE_DEVICES": "1"}, four) == [Share()]
 

@@ -10,13 +10,17 @@ from pathlib import Path
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
 
+SHARES = "TLSERVE_QUOTA_SHARES"
+"""The variable that says how many processes of a service share the quota of its control group."""
+
 
 def available_processors(cgroups: Path = _CGROUPS, own: Path = _OWN) -> int:
     """Count the processors that this process may use at once.
 
     Those that it may run on, or fewer where a control group has a quota, as ``docker run --cpus``
     and Kubernetes' limits set one: threads beyond it would all wait for the next period, a tenth
-    of a second. A part of a processor counts as one.
+    of a second. A part of a processor counts as one. Of a quota, each of several workers of a
+    service has its share.
 
     Args:
         cgroups: Where control groups are mounted.
@@ -26,7 +30,7 @@ def available_processors(cgroups: Path = _CGROUPS, own: Path = _OWN) -> int:
         usable = len(os.sched_getaffinity(0))
     else:
         usable = os.cpu_count() or 1
-    quota = min(_quotas(cgroups, own), default=math.inf)
+    quota = min(_quotas(cgroups, own), default=math.inf) / int(os.environ.get(SHARES, "1"))
     return usable if quota >= usable else max(1, math.ceil(quota))
 
 
