@@ -21,26 +21,44 @@ from tlserve.zoo.split import split
 
 SIDES = {"inception_v3": 299, "maxvit_t": 224, "vit_h_14": 70}
 _SIDE = 64
-_GIANT = 150e6
+_LARGE, _GIANT = 45e6, 150e6
+"""Parameters."""
 _SMALL = 1e-6
 _MANY = 8
 """An epoch in which ``gradual`` has unfrozen everything."""
 
 
+LARGE = frozenset(
+    {
+        *("convnext_base", "convnext_small"),
+        *("efficientnet_b7", "efficientnet_v2_l", "efficientnet_v2_m"),
+        *("regnet_x_16gf", "regnet_x_32gf", "regnet_y_16gf", "regnet_y_32gf"),
+        *("resnet152", "resnext101_32x8d", "resnext101_64x4d"),
+        *("wide_resnet101_2", "wide_resnet50_2"),
+        *("swin_b", "swin_s", "swin_v2_b", "swin_v2_s"),
+        *("vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"),
+        "vit_b_32",
+    }
+)
+"""More of what a smaller network has as well: they run with ``-m zoo``."""
+
+GIANT = frozenset({"convnext_large", "regnet_y_128gf", "vit_h_14", "vit_l_16", "vit_l_32"})
+
+
 def _cases() -> list[object]:
-    return [
-        pytest.param(name, marks=pytest.mark.giant if _is_giant(name) else ())
-        for name in architectures()
-    ]
+    marks = dict.fromkeys(LARGE, pytest.mark.zoo) | dict.fromkeys(GIANT, pytest.mark.giant)
+    return [pytest.param(name, marks=marks.get(name, ())) for name in architectures()]
 
 
-def _is_giant(name: str) -> bool:
-    return name in ("convnext_large", "regnet_y_128gf", "vit_h_14", "vit_l_16", "vit_l_32")
-
-
-def test_the_giants_are_those_with_the_most_parameters() -> None:
-    sizes = {n: sum(p.numel() for p in shapes(n, 3).parameters()) for n in architectures()}
-    assert {n for n, size in sizes.items() if size > _GIANT} == set(filter(_is_giant, sizes))
+def test_those_that_run_on_demand_are_the_largest_and_not_the_only_ones_of_their_kind() -> None:
+    networks = {name: shapes(name, 3) for name in architectures()}
+    sizes = {n: sum(p.numel() for p in model.parameters()) for n, model in networks.items()}
+    kinds: dict[type, list[str]] = {}
+    for name in sorted(sizes, key=sizes.__getitem__):
+        kinds.setdefault(type(networks[name]), []).append(name)
+    larger = {name for names in kinds.values() for name in names[1:]}
+    assert {name for name, size in sizes.items() if size > _GIANT} == GIANT
+    assert {name for name in larger if sizes[name] > _LARGE} - GIANT == LARGE
 
 
 @pytest.mark.parametrize("name", _cases())

@@ -20,7 +20,6 @@ from tlserve.data.disk_cache import DiskCache
 from tlserve.data.folder import Folder, scan
 from tlserve.data.split import split
 from tlserve.errors import UsageError
-from tlserve.finetune.allocator import keep_freed_memory
 from tlserve.finetune.auto import decide
 from tlserve.finetune.batch_size import out_of_memory, with_batch_size
 from tlserve.finetune.beginning import Beginning, where
@@ -38,6 +37,7 @@ from tlserve.finetune.session import Session, open_session
 from tlserve.finetune.strategies import load_moving_state
 from tlserve.finetune.sweep import with_sweep
 from tlserve.finetune.trained import Trained
+from tlserve.runtime.allocator import keep_freed_memory
 from tlserve.runtime.processors import available_processors
 from tlserve.runtime.torch_device import torch_device
 from tlserve.zoo.architectures import build, check_architecture, check_input_size

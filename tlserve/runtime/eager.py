@@ -12,6 +12,7 @@ from torch import nn
 from tlserve.bundle import Bundle
 from tlserve.bundle.manifest import Precision
 from tlserve.errors import BundleFileError
+from tlserve.runtime.allocator import keep_freed_memory
 from tlserve.runtime.backend import Backend, Device
 from tlserve.runtime.processors import available_processors
 from tlserve.runtime.torch_device import exact_float32, torch_device
@@ -33,6 +34,8 @@ class TorchBackend:
         self._threads = threads or available_processors()
         if device.type == "cuda":
             exact_float32()
+        else:
+            keep_freed_memory()
 
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run the network; see :class:`tlserve.runtime.backend.Backend`."""

@@ -11,7 +11,6 @@ import pytest
 _PROGRAM = """
 import resource, sys
 import numpy as np
-from tlserve.finetune.allocator import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -20,14 +19,28 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 usual = faults()
-assert keep_freed_memory()
+PREPARE
 faults()
 print(usual, faults())
 """
 
 
+_BY_ITSELF = """
+from tlserve.runtime.allocator import keep_freed_memory
+assert keep_freed_memory()
+"""
+
+_BY_A_BACKEND = """
+import torch
+from tlserve.runtime.eager import TorchBackend
+TorchBackend(torch.nn.Identity(), torch.device("cpu"), 1)
+"""
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
-def test_memory_that_is_asked_for_again_is_not_cleared_again() -> None:
-    done = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True)
+@pytest.mark.parametrize("prepare", [_BY_ITSELF, _BY_A_BACKEND])
+def test_memory_that_is_asked_for_again_is_not_cleared_again(prepare: str) -> None:
+    program = _PROGRAM.replace("PREPARE", prepare)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     usual, kept = map(int, done.stdout.split())
     assert kept < usual / 10, done.stderr
