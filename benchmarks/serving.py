@@ -39,6 +39,8 @@ from benchmarks.serving_generator import most
 from benchmarks.serving_page import tables
 from benchmarks.serving_subjects import Subject, Variant, subjects
 from benchmarks.serving_trial import best_ceilings, check, fastest
+from tlserve.bundle import Bundle
+from tlserve.runtime.backend import BACKENDS
 
 RESULTS = ROOT / "benchmarks" / "results" / "serving.jsonl"
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -125,7 +127,8 @@ def _rounds(
     chosen: Chosen, asked: Questions, settings: list[str], options: argparse.Namespace
 ) -> dict[str, Any]:
     """Measure all in turn, with all servers running."""
-    names = ["ceiling", *(subject.name for subject, _ in chosen)]
+    file = _own_file(asked.bundle, options.backend)
+    names = ["ceiling", *(["own"] if file else []), *(subject.name for subject, _ in chosen)]
     found: dict[str, Any] = {name: {str(n): [] for n in options.clients} for name in names}
     found |= {"alone": [], "others": []}
     with contextlib.ExitStack() as stack:
@@ -139,6 +142,9 @@ def _rounds(
             for turn in reversed(turns) if number % 2 else turns:
                 if turn is None:
                     _ceiling(found, clients, asked, settings, options)
+                    if file:
+                        rates = _without_http(asked, settings, options, "--file", file)
+                        found["own"][str(clients)].append(rates)
                 else:
                     subject, server = turn
                     measured = found[subject.name][str(clients)]
@@ -153,16 +159,31 @@ def _ceiling(
     settings: list[str],
     options: argparse.Namespace,
 ) -> None:
-    seconds = f"--seconds={options.seconds}"
     others = Others()
-    rates = ask(asked.bundle, options.data, seconds, "--settings", *settings)
-    found["ceiling"][str(clients)].append(rates)
-    print(f"ceiling: {rates}", flush=True)
+    found["ceiling"][str(clients)].append(_without_http(asked, settings, options))
     if clients == options.clients[0]:
-        alone = ask(asked.bundle, options.data, seconds, "--alone")
+        alone = ask(asked.bundle, options.data, f"--seconds={options.seconds}", "--alone")
         found["alone"].append(alone)
         print(f"alone, ms by threads: {alone}", flush=True)
     found["others"].append(others.cores())
+
+
+def _without_http(
+    asked: Questions, settings: list[str], options: argparse.Namespace, *more: str
+) -> dict[str, float]:
+    seconds = f"--seconds={options.seconds}"
+    rates = ask(asked.bundle, options.data, seconds, "--settings", *settings, *more)
+    print(" ".join(("ceiling", *more)), rates, flush=True)
+    return rates
+
+
+def _own_file(bundle: Path, backend: str) -> str | None:
+    """Name the ONNX file that tlserve runs, where it is another than all others run."""
+    runnable = BACKENDS[backend]
+    if backend == "onnx" or runnable.module != BACKENDS["onnx"].module:
+        return None
+    (file,) = Bundle.read(bundle).names(runnable.kind)
+    return file
 
 
 def _serving(

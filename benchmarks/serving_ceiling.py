@@ -1,6 +1,7 @@
 """How fast the same work goes without HTTP: from an image's bytes to logits, in one process.
 
     python -m benchmarks.serving_ceiling BUNDLE DATA [--settings 1,2,4 2,1,8] [--alone]
+        [--file NAME]
 
 A setting is: threads of ONNX Runtime, threads that each decode and run, images in a batch. Prints
 images a second of each; with --alone the milliseconds of one image at a time, by the number of
@@ -36,8 +37,8 @@ _THREADS = (1, 2)
 class Ceiling:
     """The work of a server, but for the serving."""
 
-    def __init__(self, bundle: Bundle, images: list[bytes]) -> None:
-        self._path = bundle.path / "model.onnx"
+    def __init__(self, bundle: Bundle, file: str, images: list[bytes]) -> None:
+        self._path = bundle.path / file
         self._spec = bundle.manifest.preprocessing
         self._images = images
         self._sessions: dict[int, onnxruntime.InferenceSession] = {}
@@ -109,11 +110,12 @@ def _main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--warm-up", type=float, default=0.5)
     parser.add_argument("--alone", action="store_true")
+    parser.add_argument("--file", default="model.onnx", help="the bundle's ONNX file to run")
     options = parser.parse_args()
     images = [file.read_bytes() for file in sorted(options.data.rglob("*.jpg"))]
     # As the load generator does: in order, large files lie together.
     random.Random(0).shuffle(images)  # noqa: S311
-    ceiling = Ceiling(Bundle.read(options.bundle), images)
+    ceiling = Ceiling(Bundle.read(options.bundle), options.file, images)
     if options.alone:
         found = {str(n): ceiling.alone(n, options.seconds) for n in _THREADS}
     else:

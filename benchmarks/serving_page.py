@@ -32,6 +32,7 @@ def _section(row: Row) -> str:
             "",
             f"Without HTTP: {median(rates):.1f} images/s, with {_ceiling(setting)}, the better "
             f"of {tried}; one image alone takes {median(alone):.1f} ms.",
+            *_own(row, setting),
             "",
             "| server | clients | answers/s | of the rate without HTTP | times FastAPI, "
             "ONNX Runtime | times the best with torch eager | p50, ms | p99, ms | p99 / p50 "
@@ -101,6 +102,25 @@ def _ratio(values: list[float], others: list[float] | None) -> str:
 def _not_right(report: dict[str, Any]) -> int:
     found: int = report["refused"]["count"] + report["wrong"] + sum(report["errors"].values())
     return found
+
+
+def _own(row: Row, setting: str) -> list[str]:
+    """Tell how fast the work is without HTTP with the file that tlserve alone runs."""
+    own = row["measured"].get("own")
+    if own is None:
+        return []
+    chosen, rates = _best([rates for group in own.values() for rates in group], max)
+    ceilings = [r[setting] for group in row["measured"]["ceiling"].values() for r in group]
+    shares = [
+        f"{_ratio([report['per_second'] for report in reports], [r[chosen] for r in own[clients]])}"
+        f" ({_count(int(clients), 'client')})"
+        for clients, reports in row["measured"]["tlserve"].items()
+    ]
+    return [
+        f"With the file of {row['arch'].partition(', ')[2]}, without HTTP: {median(rates):.1f} "
+        f"images/s, {_ratio(rates, ceilings)} times that; of it, `tlserve serve` answers "
+        f"{', '.join(shares)}."
+    ]
 
 
 def _starts(row: Row) -> list[str]:

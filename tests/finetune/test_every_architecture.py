@@ -21,7 +21,7 @@ from tlserve.zoo.split import split
 
 SIDES = {"inception_v3": 299, "maxvit_t": 224, "vit_h_14": 70}
 _SIDE = 64
-_LARGE, _GIANT = 45e6, 150e6
+_LARGE, _GIANT = 35e6, 150e6
 """Parameters."""
 _SMALL = 1e-6
 _MANY = 8
@@ -31,9 +31,10 @@ _MANY = 8
 LARGE = frozenset(
     {
         *("convnext_base", "convnext_small"),
-        *("efficientnet_b7", "efficientnet_v2_l", "efficientnet_v2_m"),
-        *("regnet_x_16gf", "regnet_x_32gf", "regnet_y_16gf", "regnet_y_32gf"),
-        *("resnet152", "resnext101_32x8d", "resnext101_64x4d"),
+        *("efficientnet_b6", "efficientnet_b7", "efficientnet_v2_l", "efficientnet_v2_m"),
+        *("regnet_x_8gf", "regnet_x_16gf", "regnet_x_32gf"),
+        *("regnet_y_8gf", "regnet_y_16gf", "regnet_y_32gf"),
+        *("resnet101", "resnet152", "resnext101_32x8d", "resnext101_64x4d"),
         *("wide_resnet101_2", "wide_resnet50_2"),
         *("swin_b", "swin_s", "swin_v2_b", "swin_v2_s"),
         *("vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"),
