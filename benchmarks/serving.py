@@ -234,7 +234,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--starts", type=int, default=3, help="how often each is started")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--only", nargs="+", metavar="SERVER", choices=known, help=", ".join(known))
-    parser.add_argument("--backend", default="onnx", help="of tlserve; the rest stays float32")
+    parser.add_argument(
+        "--backend", default="onnx", choices=BACKENDS, help="of tlserve; the rest stays float32"
+    )
     add_serving_options(parser)
     options = parser.parse_args()
     if options.backend != "onnx" and options.only != ["tlserve"]:

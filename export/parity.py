@@ -172,16 +172,16 @@ def compare_threads(bundle: Bundle, candidate: Backend, load: Callable[[int], Ba
     processors = available_processors()
     most = max(2, processors)
     try:
-        several = _in_batches(candidate, inputs, _CHUNK)
+        on_all = _in_batches(candidate, inputs, _CHUNK)
         # Loading a file can take longer than all that is asked of it.
-        one = _in_batches(load(1 if processors > 1 else most), inputs, _CHUNK)
+        on_others = _in_batches(load(1 if processors > 1 else most), inputs, _CHUNK)
     except TlserveError:
         raise
     except Exception as error:  # noqa: BLE001 - each runtime has exceptions of its own
         return Level("threads", None, remark=f"cannot run: {_first_line(error)}")
-    same = bool((one == several).all())
+    same = bool((on_all == on_others).all())
     remark = f"{'bit for bit the same' if same else 'not the same'} on 1 and {most} threads"
-    return Level("threads", None, len(inputs), _max_abs_diff(one, several), remark=remark)
+    return Level("threads", None, len(inputs), _max_abs_diff(on_all, on_others), remark=remark)
 
 
 def compare_decisions(

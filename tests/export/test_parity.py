@@ -18,13 +18,15 @@ from safetensors.torch import load_file, save_file
 from export.demands import Demands
 from export.formats import FORMATS, FormatName
 from export.outcome import Parity
-from export.parity import ValidationLogits, compare_decisions
+from export.parity import ValidationLogits, compare_decisions, compare_threads
 from export.progress import Progress
 from export.run import export
 from tests.export.mutations import BUNDLE_MUTATIONS, MUTATIONS, Mutation, scaled
 from tlserve.bundle import Bundle, stage
 from tlserve.bundle.files import sha256_of
 from tlserve.errors import DataError, ExportError, ParityError
+from tlserve.runtime.backend import Backend, load_backend
+from tlserve.runtime.processors import available_processors
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
 
@@ -87,6 +89,41 @@ def test_a_true_export_passes_every_level_and_is_recorded(exported: Path) -> Non
         assert entry.parity is not None
         assert entry.parity.decisions_compared == 12
         assert 0 < entry.parity.max_abs_diff <= entry.parity.tolerance
+
+
+class Moved:
+    """A backend that another number of threads takes to other logits."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._backend.logits(batch) + np.float32(0.5)
+
+
+def test_whether_logits_depend_on_the_number_of_threads_is_reported(exported: Path) -> None:
+    bundle = Bundle.read(exported)
+    candidate = load_backend(bundle, "onnx")
+    asked = []
+
+    def same(threads: int) -> Backend:
+        asked.append(threads)
+        return load_backend(bundle, "onnx", threads=threads)
+
+    level = compare_threads(bundle, candidate, same)
+    assert (level.passed, level.max_abs_diff) == (None, 0)
+    assert level.remark.startswith("bit for bit the same")
+    # The candidate has the processors' number already.
+    assert len(asked) == 1
+    assert asked[0] != available_processors()
+
+    level = compare_threads(bundle, candidate, lambda threads: Moved(same(threads)))
+    assert level.passed is None
+    assert level.max_abs_diff == pytest.approx(0.5, abs=1e-4)
+    assert level.remark.startswith("not the same")
 
 
 def test_one_format_after_the_other_keeps_both(bundle: Path) -> None:

@@ -21,8 +21,7 @@ from tlserve.zoo.split import split
 
 SIDES = {"inception_v3": 299, "maxvit_t": 224, "vit_h_14": 70}
 _SIDE = 64
-_LARGE, _GIANT = 35e6, 150e6
-"""Parameters."""
+_LARGE_PARAMETERS, _GIANT_PARAMETERS = 35e6, 150e6
 _SMALL = 1e-6
 _MANY = 8
 """An epoch in which ``gradual`` has unfrozen everything."""
@@ -58,8 +57,8 @@ def test_those_that_run_on_demand_are_the_largest_and_not_the_only_ones_of_their
     for name in sorted(sizes, key=sizes.__getitem__):
         kinds.setdefault(type(networks[name]), []).append(name)
     larger = {name for names in kinds.values() for name in names[1:]}
-    assert {name for name, size in sizes.items() if size > _GIANT} == GIANT
-    assert {name for name in larger if sizes[name] > _LARGE} - GIANT == LARGE
+    assert {name for name, size in sizes.items() if size > _GIANT_PARAMETERS} == GIANT
+    assert {name for name in larger if sizes[name] > _LARGE_PARAMETERS} - GIANT == LARGE
 
 
 @pytest.mark.parametrize("name", _cases())

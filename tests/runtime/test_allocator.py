@@ -38,7 +38,7 @@ TorchBackend(torch.nn.Identity(), torch.device("cpu"), 1)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
-@pytest.mark.parametrize("prepare", [_BY_ITSELF, _BY_A_BACKEND])
+@pytest.mark.parametrize("prepare", [_BY_ITSELF, _BY_A_BACKEND], ids=["called", "by a backend"])
 def test_memory_that_is_asked_for_again_is_not_cleared_again(prepare: str) -> None:
     program = _PROGRAM.replace("PREPARE", prepare)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
