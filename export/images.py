@@ -35,8 +35,8 @@ def validation_samples(bundle: Bundle, data: Path | None) -> list[Sample]:
         data,
         "val",
         None,
-        "Say where it is with --data DIR; `tlserve export --without-validation` leaves this level "
-        "out (the report will say so).",
+        "Say where it is with --data DIR; `tlserve export --without-validation`, and `tlserve "
+        "verify` without --data, leave this level out (the report will say so).",
     )
 
 
