@@ -50,10 +50,10 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 
 # Pins every dependency with its hashes; run after changing pyproject.toml.
 lock: install
-	$(LOCK) --extra train --extra timm --extra distributed --extra plots --extra tracing --extra gpu --group dev pyproject.toml \
+	$(LOCK) --extra train --extra timm --extra distributed --extra plots --extra tracing --extra openvino --extra gpu --group dev pyproject.toml \
 	  -o requirements/dev.txt
 	echo uv | $(LOCK) - -o requirements/uv.txt
-	for flavour in cpu gpu torch; do \
+	for flavour in cpu gpu openvino torch; do \
 	  $(LOCK) --extra $$flavour pyproject.toml -o tlserve/container/locks/$$flavour.txt || exit 1; done
 	echo cyclonedx-bom | $(LOCK) - -o tlserve/container/locks/sbom.txt
 

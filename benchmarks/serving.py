@@ -48,6 +48,7 @@ _LIBRARIES = (
     "bentoml",
     "onnxruntime-gpu",
     "onnxruntime",
+    "openvino",
     "torch",
     "torchvision",
     "pillow",
@@ -178,11 +179,10 @@ def _without_http(
 
 
 def _own_file(bundle: Path, backend: str) -> str | None:
-    """Name the ONNX file that tlserve runs, where it is another than all others run."""
-    runnable = BACKENDS[backend]
-    if backend == "onnx" or runnable.module != BACKENDS["onnx"].module:
+    """Name the file that tlserve runs without torch, where it is another than all others run."""
+    if backend == "onnx" or BACKENDS[backend].library.extra == "train":
         return None
-    (file,) = Bundle.read(bundle).names(runnable.kind)
+    (file,) = Bundle.read(bundle).names(BACKENDS[backend].kind)
     return file
 
 

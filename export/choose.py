@@ -20,7 +20,7 @@ BATCHES: dict[Device, tuple[int, ...]] = {"cpu": (1, 4, 16), "cuda": (1, 4, 16, 
 _AS_FAST = 0.9
 """From this share of the highest speed on, what is simpler is preferred to what is faster."""
 
-_WIDEST_FIRST: tuple[Precision, ...] = ("float32", "float16", "int8")
+_WIDEST_FIRST: tuple[Precision, ...] = ("float32", "float16", "bfloat16", "int8")
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from export import onnx, pt2, torchscript
 from export.source import Source
 from tlserve.bundle.manifest import FileKind, Scalar
 from tlserve.runtime.archive import ONNX_METADATA
+from tlserve.runtime.backend import import_library
 
-FormatName = Literal["onnx", "onnx-fp16", "onnx-int8", "torchscript", "pt2"]
+FormatName = Literal["onnx", "onnx-fp16", "onnx-int8", "openvino-bf16", "torchscript", "pt2"]
 """Each is the name of the backend that runs it, and the kind of its file."""
 
 Details = dict[str, Scalar]
@@ -58,6 +59,14 @@ def _int8(source: Source, path: Path, attempt: int) -> Details:
     return source.quantiser.write(path, {ONNX_METADATA: source.metadata}, attempt)
 
 
+def _openvino_bf16(source: Source, path: Path, _attempt: int) -> Details:
+    import_library("openvino-bf16")
+    from export import openvino
+
+    float32, _ = source.float32_onnx
+    return openvino.write(float32, path)
+
+
 def _torchscript(source: Source, path: Path, _attempt: int) -> Details:
     return torchscript.write(source.model, source.example, path, source.metadata)
 
@@ -70,6 +79,9 @@ FORMATS: dict[FormatName, Format] = {
     "onnx": Format("model.onnx", _onnx, {f"model.onnx{onnx.DATA_SUFFIX}": "onnx-data"}),
     "onnx-fp16": Format("model.fp16.onnx", _fp16),
     "onnx-int8": Format("model.int8.onnx", _int8, attempts=5),
+    "openvino-bf16": Format(
+        "model.bf16.xml", _openvino_bf16, {"model.bf16.bin": "openvino-bf16-data"}
+    ),
     "torchscript": Format("model.torchscript.pt", _torchscript),
     "pt2": Format("model.pt2", _pt2),
 }

@@ -40,7 +40,12 @@ BATCH_SIZES = (1, 2, 7, 32)
 MEANINGFUL = 10
 """Outputs must differ between inputs by this many tolerances, or the comparison means nothing."""
 
-_BATCH_TOLERANCES: dict[Precision, float] = {"float32": 1e-4, "float16": 1e-2, "int8": 1e-2}
+_BATCH_TOLERANCES: dict[Precision, float] = {
+    "float32": 1e-4,
+    "float16": 1e-2,
+    "bfloat16": 1e-2,
+    "int8": 1e-2,
+}
 """As :data:`TOLERANCES`, for the same image alone and in company."""
 
 _SEED = 20_260

@@ -24,7 +24,13 @@ from tlserve.bundle import Bundle, StagedBundle, stage
 from tlserve.bundle.files import writing_to
 from tlserve.bundle.manifest import Serving
 from tlserve.data.folder import Sample
-from tlserve.errors import ExportError, ParityError, TlserveError
+from tlserve.errors import (
+    ExportError,
+    MissingDependencyError,
+    ParityError,
+    ProcessorError,
+    TlserveError,
+)
 from tlserve.runtime.backend import BACKENDS, Backend, load_backend
 from tlserve.runtime.eager import TorchBackend
 from tlserve.runtime.golden import golden_tensors
@@ -144,7 +150,7 @@ class _Export:
             try:
                 self._write(name, attempt)
                 written.append(name)
-            except (ExportError, ParityError) as error:
+            except (ExportError, MissingDependencyError, ProcessorError) as error:
                 if not self._demands.choose:
                     raise
                 level = Level("written", False, remark=error.message)

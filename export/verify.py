@@ -18,7 +18,7 @@ from export.parity import (
 from export.progress import Progress
 from tlserve.bundle import Bundle
 from tlserve.data.folder import Sample
-from tlserve.errors import DataError, MissingDependencyError
+from tlserve.errors import DataError, MissingDependencyError, ProcessorError
 from tlserve.runtime.backend import BACKENDS, Backend, Device, load_backend
 
 
@@ -58,9 +58,13 @@ def verify(
     missing: dict[str, str] = {}
     progress.begin("loading", len(names))
     for name in names:
+        devices = BACKENDS[name].library.devices
+        if device not in devices:
+            missing[name] = f"it runs on {', '.join(devices)}"
+            continue
         try:
             backends[name] = load_backend(bundle, name, device)
-        except MissingDependencyError as error:
+        except (MissingDependencyError, ProcessorError) as error:
             missing[name] = error.message
         progress.advance()
     progress.end()

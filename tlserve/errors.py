@@ -86,6 +86,10 @@ class DeviceError(TlserveError):
     """The requested device or execution provider is not what would run."""
 
 
+class ProcessorError(DeviceError):
+    """The processor lacks the instructions that were asked for."""
+
+
 class StorageError(TlserveError):
     """A file or folder cannot be written."""
 

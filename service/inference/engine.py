@@ -205,11 +205,11 @@ def _plan(running: Running) -> Plan:
 def _lone(bundle: Bundle, running: Running) -> Predictor | None:
     """Load the model once more, for all processors, whose threads wait for each other in a loop.
 
-    Only ONNX Runtime's sessions have threads of their own; torch's are the process's.
+    Where a library's threads are the process's, it cannot be had for two numbers of them.
     """
     if running.device != "cpu" or available_processors() == 1:
         return None
-    if BACKENDS[running.backend].module != "tlserve.runtime.onnx":
+    if not BACKENDS[running.backend].library.own_threads:
         return None
     predictor = Predictor.load(bundle, running.backend, running.device)
     check_golden(bundle, predictor.backend)

@@ -17,6 +17,7 @@ import pytest
 
 from tests.commands import ESCAPE, fails, tlserve
 from tests.folders import write_flat
+from tests.processor import here
 
 
 def test_help_names_the_commands() -> None:
@@ -129,7 +130,9 @@ def test_verify_passes_a_whole_bundle_and_names_what_is_wrong(
     levels = {r["format"]: {x["name"]: x["passed"] for x in r["levels"]} for r in report["results"]}
     assert levels.pop("eager") == {"bytes": True}
     judged = {"description", "numbers", "batches", "bytes", "decisions"}
-    assert set(levels) == {"onnx", "onnx-fp16", "onnx-int8", "torchscript", "pt2"}
+    assert set(levels) == {
+        *here("onnx", "onnx-fp16", "onnx-int8", "openvino-bf16", "torchscript", "pt2")
+    }
     for found in levels.values():
         assert found == {"threads": None} | dict.fromkeys(judged, True)
     broken = tmp_path / "broken"
@@ -147,7 +150,7 @@ def test_verify_passes_a_whole_bundle_and_names_what_is_wrong(
         (2, ["inspect", "resnet5"], "Did you mean resnet50"),
         (1, ["inspect", "no/bundle"], "no bundle at no/bundle"),
         (1, ["export", "nowhere", "--onnx"], "no model bundle at nowhere"),
-        (2, ["export", "nowhere"], "--onnx, --torchscript, --pt2, or --auto"),
+        (2, ["export", "nowhere"], "--onnx, --openvino, --torchscript, --pt2, or --auto"),
         (2, ["export", "nowhere", "--precision", "int8"], "Pass --onnx --precision int8"),
         (2, ["export", "nowhere", "--auto", "--pt2"], "--auto writes every format"),
         (2, ["export", "nowhere", "--onnx", "--p99-ms", "5"], "Pass --auto"),

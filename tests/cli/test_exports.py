@@ -36,7 +36,7 @@ def test_auto_measures_what_passes_and_records_the_fastest(chosen: tuple[Path, s
     report = json.loads((path / "measurements.json").read_text())
     candidates = {c["backend"]: c for c in report["candidates"]}
     assert set(candidates) | set(report["refused"]) == {
-        *("onnx", "onnx-fp16", "onnx-int8", "torchscript", "pt2", "eager")
+        *("onnx", "onnx-fp16", "onnx-int8", "openvino-bf16", "torchscript", "pt2", "eager")
     }
     found = report["measurements"]
     assert {(m["backend"], m["batch"]) for m in found} == {

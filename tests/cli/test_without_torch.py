@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processor import here
+
 _ABSENT = """
 import importlib.machinery
 import os
@@ -58,7 +60,7 @@ def test_predict_verify_and_inspect_need_no_torch(
     results = {r["format"]: r["levels"] for r in json.loads(report.stdout)["results"]}
     bytes_level = {f: [x["passed"] for x in r if x["name"] == "bytes"] for f, r in results.items()}
     assert bytes_level == {
-        **{name: [True] for name in ("onnx", "onnx-fp16", "onnx-int8")},
+        **{name: [True] for name in here("onnx", "onnx-fp16", "onnx-int8", "openvino-bf16")},
         **{name: [None] for name in ("eager", "torchscript", "pt2")},
     }
     remarks = {x["name"]: x["remark"] for x in results["onnx"]}
@@ -82,6 +84,6 @@ def test_what_needs_torch_says_so(environment: dict[str, str], arguments: tuple[
 def test_verify_does_not_pass_where_nothing_can_run(
     environment: dict[str, str], exported: Path
 ) -> None:
-    result = _tlserve(environment | {"ABSENT": f"{TORCH},onnxruntime"}, "verify", exported)
+    result = _tlserve(environment | {"ABSENT": f"{TORCH},onnxruntime,openvino"}, "verify", exported)
     assert result.returncode == 1
     assert "no backend can run" in result.stderr

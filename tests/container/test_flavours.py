@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.bundles import write_plain
+from tests.processor import needs_bfloat16
 from tlserve.bundle import Bundle
 from tlserve.bundle.manifest import Serving
 from tlserve.container.flavours import FLAVOURS, choose
@@ -30,8 +31,16 @@ def test_every_backend_has_a_flavour() -> None:
 
 
 def test_without_a_choice_of_the_export_it_is_the_flavour_s_first(bundle: Bundle) -> None:
-    found = {name: choose(bundle, name).backend for name in FLAVOURS}
+    found = {name: choose(bundle, name).backend for name in FLAVOURS if name != "openvino"}
     assert found == {"cpu": "onnx", "gpu": "onnx", "torch": "torchscript"}
+
+
+@needs_bfloat16
+def test_an_image_for_openvino_has_the_graph_and_its_weights(bundle: Bundle) -> None:
+    choice = choose(bundle, "openvino")
+    assert choice.backend == "openvino-bf16"
+    assert {"openvino-bf16", "openvino-bf16-data"} <= choice.kinds
+    assert "onnx" not in choice.kinds
 
 
 def test_what_the_export_chose_is_left_to_the_bundle(bundle: Bundle) -> None:
@@ -68,4 +77,4 @@ def test_what_cannot_be_run_is_refused(bundle: Bundle) -> None:
         choose(bundle, "cpu", "eager")
     with pytest.raises(UsageError, match="Unknown flavour 'tpu'") as error:
         choose(bundle, "tpu")
-    assert error.value.hint == "Known: cpu, gpu, torch."
+    assert error.value.hint == "Known: cpu, gpu, openvino, torch."

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.processor import BFLOAT16, here
 from tests.service.server import running
 from tlserve.bundle import Bundle
 from tlserve.data.split import read_part
@@ -121,11 +122,13 @@ def test_float32_files_decide_alike_and_narrower_ones_hold_their_budget(
     # It holds its budget, or it is refused and the bundle stays as it is.
     int8 = ("export", path, "--onnx", "--precision", "int8", "--max-accuracy-drop", "0.5")
     tried = _run(*int8)
+    if BFLOAT16:
+        _tlserve("export", path, "--openvino", "--max-accuracy-drop", "0.5")
     if tried.returncode:
         assert "model.int8.onnx fails the parity check at the level" in tried.stderr
     bundle = Bundle.read(path)
     files = {entry.kind: entry for entry in bundle.manifest.files.values() if entry.parity}
-    expected = {"onnx", "onnx-fp16", "torchscript", "pt2"}
+    expected = {*here("onnx", "onnx-fp16", "openvino-bf16", "torchscript", "pt2")}
     assert set(files) == expected | ({"onnx-int8"} if not tried.returncode else set())
     for kind, entry in files.items():
         assert entry.parity is not None

@@ -41,7 +41,7 @@ class Mutation:
 
 
 ALL: tuple[FormatName, ...] = ("onnx", "torchscript", "pt2")
-EVERY: tuple[FormatName, ...] = (*ALL, "onnx-fp16", "onnx-int8")
+EVERY: tuple[FormatName, ...] = (*ALL, "onnx-fp16", "onnx-int8", "openvino-bf16")
 _TORCH: tuple[FormatName, ...] = ("torchscript", "pt2")
 _QUICK: tuple[FormatName, ...] = ("torchscript",)
 """Written fastest; the levels are the same for all."""
@@ -298,7 +298,12 @@ _MEAN, _STD = [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]
 
 MUTATIONS = [
     Mutation("a weight of the head changed by 0.1", _ANSWERS, ALL, _with_model(_weight)),
-    Mutation("the head's outputs in another order", _ANSWERS, ("pt2",), _with_model(_head_order)),
+    Mutation(
+        "the head's outputs in another order",
+        _ANSWERS,
+        ("pt2", "openvino-bf16"),
+        _with_model(_head_order),
+    ),
     Mutation("the head without its bias", _ANSWERS, ("torchscript",), _with_model(_no_bias)),
     Mutation("a block left out", _ANSWERS, ("pt2",), _with_model(_no_last_block)),
     Mutation("weights rounded to bfloat16", _ANSWERS, ("torchscript",), _with_model(_rounded)),

@@ -11,8 +11,10 @@ from export.outcome import Parity
 from export.run import export
 from export.verify import verify
 from tests.export.mutations import MUTATIONS
+from tests.processor import needs_bfloat16
 from tlserve.bundle import Bundle, stage
-from tlserve.errors import ChecksumError, DataError
+from tlserve.errors import ChecksumError, DataError, ProcessorError
+from tlserve.runtime import openvino as runtime
 
 
 @pytest.fixture
@@ -75,6 +77,21 @@ def test_a_budget_that_was_allowed_is_allowed_again(trained: Path, tmp_path: Pat
     assert entry.parity.max_accuracy_drop == 0.5
     (_, half) = sorted(verify(bundle), key=lambda r: r.format)
     assert "0.5 allowed" in half.level("decisions").remark
+
+
+@needs_bfloat16
+def test_what_this_processor_cannot_run_is_not_judged(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def old(*_: object) -> None:
+        raise ProcessorError("This processor has no bfloat16.")
+
+    monkeypatch.setattr(runtime, "check_bfloat16", old)
+    results = verify(Bundle.read(exported))
+    assert all(r.passed for r in results)
+    (lacking,) = [r for r in results if r.format == "openvino-bf16"]
+    assert lacking.level("bytes").passed is None
+    assert lacking.level("bytes").remark == "not run: This processor has no bfloat16."
 
 
 def test_every_level_finds_something() -> None:

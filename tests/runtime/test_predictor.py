@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.bundles import SPEC, golden_files
 from tests.interpreter import python
+from tests.processor import here, needs_bfloat16
 from tlserve.bundle import Bundle, stage
 from tlserve.bundle.manifest import Calibration, Precision
 from tlserve.errors import (
@@ -38,11 +39,18 @@ FILES = {
     "onnx": "model.onnx",
     "onnx-fp16": "model.fp16.onnx",
     "onnx-int8": "model.int8.onnx",
+    "openvino-bf16": "model.bf16.xml",
     "pt2": "model.pt2",
     "torchscript": "model.torchscript.pt",
     "eager": "weights.safetensors",
 }
-backends = pytest.mark.parametrize("name", BACKENDS)
+backends = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=needs_bfloat16) if name == "openvino-bf16" else name
+        for name in BACKENDS
+    ],
+)
 
 
 def test_every_backend_is_tested() -> None:
@@ -56,7 +64,7 @@ def test_the_backends_agree(bundle: Bundle) -> None:
     assert np.abs(expected - expected[0]).max() > 0.01 * spread, (
         "the network must tell inputs apart"
     )
-    for name in BACKENDS:
+    for name in here(*BACKENDS):
         backend = load_backend(bundle, name)
         assert (backend.name, backend.device) == (name, "cpu")
         if name == "onnx-int8":
@@ -157,7 +165,9 @@ def test_the_temperature_is_the_bundles(copy: Bundle) -> None:
 def test_an_unknown_backend(bundle: Bundle) -> None:
     with pytest.raises(UsageError, match="Unknown backend 'tensorrt'") as caught:
         load_backend(bundle, "tensorrt")
-    assert caught.value.hint == ("Known: onnx, onnx-fp16, onnx-int8, torchscript, pt2, eager.")
+    assert caught.value.hint == (
+        "Known: onnx, onnx-fp16, onnx-int8, openvino-bf16, torchscript, pt2, eager."
+    )
 
 
 @pytest.mark.parametrize(
@@ -166,6 +176,7 @@ def test_an_unknown_backend(bundle: Bundle) -> None:
         ("onnx", "--onnx"),
         ("onnx-fp16", "--onnx --precision fp16"),
         ("onnx-int8", "--onnx --precision int8"),
+        ("openvino-bf16", "--openvino"),
         ("torchscript", "--torchscript"),
         ("pt2", "--pt2"),
     ],
@@ -261,8 +272,9 @@ except DeviceError as error:
 
 
 def test_a_missing_library_names_the_extra(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = replace(BACKENDS["onnx"], module="tlserve_absent.onnx")
-    monkeypatch.setitem(BACKENDS, "onnx", absent)
+    onnx = BACKENDS["onnx"]
+    absent = replace(onnx.library, module="tlserve_absent.onnx")
+    monkeypatch.setitem(BACKENDS, "onnx", replace(onnx, library=absent))
     with pytest.raises(MissingDependencyError, match="tlserve_absent") as caught:
         load_backend(bundle, "onnx")
     assert "tlserve[cpu]" in caught.value.hint

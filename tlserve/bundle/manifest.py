@@ -29,12 +29,14 @@ FileKind = Literal[
     "onnx-data",
     "onnx-fp16",
     "onnx-int8",
+    "openvino-bf16",
+    "openvino-bf16-data",
     "torchscript",
     "pt2",
     "parity",
     "measurements",
 ]
-Precision = Literal["float32", "float16", "int8"]
+Precision = Literal["float32", "float16", "bfloat16", "int8"]
 Scalar = str | int | float | bool | None
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(gt=0)]

@@ -24,13 +24,17 @@ MANIFEST = "bundle.json"
 _ATTEMPTS = 10
 WEIGHTS = "weights.safetensors"
 
-_READ_ALONG: dict[FileKind, FileKind] = {"onnx": "onnx-data"}
+READ_ALONG: dict[FileKind, FileKind] = {
+    "onnx": "onnx-data",
+    "openvino-bf16": "openvino-bf16-data",
+}
 """What is read with a file of a kind, by whoever opens that file: the data that it refers to."""
 
 _EXPORTED_BY: dict[FileKind, str] = {
     "onnx": "--onnx",
     "onnx-fp16": "--onnx --precision fp16",
     "onnx-int8": "--onnx --precision int8",
+    "openvino-bf16": "--openvino",
     "torchscript": "--torchscript",
     "pt2": "--pt2",
 }
@@ -103,6 +107,11 @@ class Bundle:
         """List the files of one kind, in the order of their names."""
         return sorted(n for n, entry in self.manifest.files.items() if entry.kind == kind)
 
+    def names_read(self, kind: FileKind) -> list[str]:
+        """List the file of a kind, and then those that are read along with it."""
+        names, along = self.names(kind), READ_ALONG.get(kind)
+        return [*names, *(self.names(along) if names and along else [])]
+
     def verified(self, kind: FileKind) -> Path:
         """Give the one file of a kind, its hash compared.
 
@@ -112,7 +121,7 @@ class Bundle:
             BundleFileError: The bundle has no file of this kind.
             ChecksumError: The file is not the one that was written.
         """
-        names = self.names(kind)
+        names = self.names_read(kind)
         if not names:
             if any(entry.kind == kind for entry in self.manifest.left_out.values()):
                 raise BundleFileError(
@@ -127,8 +136,7 @@ class Bundle:
                     else "Make the bundle again."
                 ),
             )
-        along = _READ_ALONG.get(kind)
-        self.verify([names[0], *(self.names(along) if along else [])])
+        self.verify(names)
         return self.path / names[0]
 
     def verify(self, names: list[str] | None = None) -> None:

@@ -27,11 +27,19 @@ _ONNX: dict[OnnxPrecision, FormatName] = {
     OnnxPrecision.FP16: "onnx-fp16",
     OnnxPrecision.INT8: "onnx-int8",
 }
+_NARROW: frozenset[FormatName] = frozenset(["onnx-fp16", "onnx-int8", "openvino-bf16"])
 
 
 def export(
     model: Annotated[Path, typer.Argument(help="The bundle, for example models/<name>.")],
     onnx: Annotated[bool, typer.Option("--onnx", help="Write an ONNX file.")] = False,
+    openvino: Annotated[
+        bool,
+        typer.Option(
+            "--openvino",
+            help="Write model.bf16.xml and its weights, for processors with bfloat16.",
+        ),
+    ] = False,
     torchscript: Annotated[
         bool, typer.Option("--torchscript", help="Write model.torchscript.pt.")
     ] = False,
@@ -53,7 +61,7 @@ def export(
     ] = False,
     max_accuracy_drop: Annotated[
         float,
-        typer.Option(min=0, help="The points of accuracy that fp16 and int8 may lose."),
+        typer.Option(min=0, help="The points of accuracy that fp16, int8 and bf16 may lose."),
     ] = 0.5,
     p99_ms: Annotated[
         float | None,
@@ -83,14 +91,17 @@ def export(
     ] = False,
 ) -> None:
     """Write files that other runtimes read into the bundle, once proven to answer as the model."""
-    chosen = _formats(onnx, torchscript, pt2, precision or [], auto=auto)
+    chosen = _formats(onnx, openvino, torchscript, pt2, precision or [], auto=auto)
+    if auto and device == "cuda":
+        chosen.remove("openvino-bf16")
     if p99_ms is not None and not auto:
         raise UsageError(f"--p99-ms {p99_ms:g} says what --auto may choose.", hint="Pass --auto.")
     if p99_ms is not None and p99_ms <= 0:
         raise UsageError(f"--p99-ms {p99_ms:g}: it must be more than 0.")
-    if without_validation and (auto or {"onnx-fp16", "onnx-int8"} & {*chosen}):
+    if without_validation and (auto or _NARROW & {*chosen}):
         raise UsageError(
-            "--without-validation leaves out what fp16, int8 and --auto are judged by: accuracy.",
+            "--without-validation leaves out what fp16, int8, bf16 and --auto are judged by: "
+            "accuracy.",
             hint="Leave it out, or say where the images are with --data DIR.",
         )
 
@@ -120,19 +131,25 @@ def export(
     files = [
         f"{n} ({bundle.manifest.files[n].bytes / 1e6:.1f} MB)"
         for k in chosen
-        for n in bundle.names(k)
+        for n in bundle.names_read(k)
     ]
     out.print(f"Written: {', '.join(files)}")
     out.print(f"Next: tlserve serve {bundle.path}")
 
 
 def _formats(
-    onnx: bool, torchscript: bool, pt2: bool, precisions: list[OnnxPrecision], *, auto: bool
+    onnx: bool,
+    openvino: bool,
+    torchscript: bool,
+    pt2: bool,
+    precisions: list[OnnxPrecision],
+    *,
+    auto: bool,
 ) -> list[FormatName]:
     if auto:
-        if onnx or torchscript or pt2 or precisions:
+        if onnx or openvino or torchscript or pt2 or precisions:
             raise UsageError("--auto writes every format.", hint="Pass no other format with it.")
-        return [*_ONNX.values(), "torchscript", "pt2"]
+        return [*_ONNX.values(), "openvino-bf16", "torchscript", "pt2"]
     if precisions and not onnx:
         raise UsageError(
             f"--precision {precisions[0]} is for ONNX files.",
@@ -141,12 +158,15 @@ def _formats(
     chosen: list[FormatName] = []
     if onnx:
         chosen += [_ONNX[p] for p in dict.fromkeys(precisions or [OnnxPrecision.FLOAT32])]
+    if openvino:
+        chosen.append("openvino-bf16")
     if torchscript:
         chosen.append("torchscript")
     if pt2:
         chosen.append("pt2")
     if not chosen:
         raise UsageError(
-            "No format was chosen.", hint="Pass --onnx, --torchscript, --pt2, or --auto."
+            "No format was chosen.",
+            hint="Pass --onnx, --openvino, --torchscript, --pt2, or --auto.",
         )
     return chosen

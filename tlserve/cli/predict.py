@@ -46,7 +46,8 @@ def predict(
     backend: Annotated[
         str | None,
         typer.Option(
-            help="What runs the model: onnx, onnx-fp16, onnx-int8, torchscript, pt2 or eager.",
+            help="What runs the model: onnx, onnx-fp16, onnx-int8, openvino-bf16, "
+            "torchscript, pt2 or eager.",
             show_default="as `tlserve export --auto` chose, else onnx",
         ),
     ] = None,

@@ -33,7 +33,7 @@ def serve(
         _option(
             MODEL,
             "BACKEND",
-            "onnx, onnx-fp16, onnx-int8, torchscript, pt2 or eager.",
+            "onnx, onnx-fp16, onnx-int8, openvino-bf16, torchscript, pt2 or eager.",
             "as `tlserve export --auto` chose, else onnx",
         ),
     ] = None,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from tlserve.bundle import Bundle
 from tlserve.bundle.manifest import FileKind
+from tlserve.bundle.reading import READ_ALONG
 from tlserve.errors import UsageError
 from tlserve.runtime.backend import BACKENDS, Device
 from tlserve.runtime.serving import resolve
@@ -14,7 +15,6 @@ from tlserve.runtime.serving import resolve
 _ALWAYS: frozenset[FileKind] = frozenset(
     ["golden-image", "golden-logits", "golden-answers", "parity"]
 )
-_ALONG: dict[str, FileKind] = {"onnx": "onnx-data"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ _ONNX = ("onnx", "onnx-fp16", "onnx-int8")
 FLAVOURS: dict[str, Flavour] = {
     "cpu": Flavour("cpu", "cpu", _ONNX),
     "gpu": Flavour("gpu", "cuda", _ONNX, _GPU, ("--gpus", "all")),
+    "openvino": Flavour("openvino", "cpu", ("openvino-bf16",)),
     "torch": Flavour("torch", "cuda", ("torchscript", "pt2", "eager"), _GPU, ("--gpus", "all")),
 }
 
@@ -101,5 +102,5 @@ def choose(bundle: Bundle, name: str, backend: str | None = None) -> Choice:
 def _kinds(bundle: Bundle, backend: str) -> frozenset[FileKind]:
     kind = BACKENDS[backend].kind
     bundle.verified(kind)
-    along = _ALONG.get(backend)
+    along = READ_ALONG.get(kind)
     return _ALWAYS | {kind} | ({along} if along else set())

@@ -21,8 +21,16 @@ from tlserve.preprocess import preprocess
 from tlserve.runtime.backend import Backend
 from tlserve.runtime.softmax import softmax
 
-TOLERANCES: dict[Precision, float] = {"float32": 1e-4, "float16": 1e-2, "int8": 0.2}
-"""Largest |Δlogit| as a share of the range of the compared logits."""
+TOLERANCES: dict[Precision, float] = {
+    "float32": 1e-4,
+    "float16": 1e-2,
+    "bfloat16": 0.2,
+    "int8": 0.2,
+}
+"""Largest |Δlogit| as a share of the range of the compared logits.
+
+bfloat16 has as many significant digits as INT8: of both, accuracy decides.
+"""
 
 _PROBABILITIES = 10
 """Likewise of a probability: so many times the share, for the range of probabilities is 1."""

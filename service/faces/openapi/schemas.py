@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from service.faces.openapi.parts import schema
 from service.observe.verdict import BOUNDS
+from tlserve.bundle.manifest import Precision
 
 
 def record(optional: dict[str, Any] | None = None, **required: Any) -> dict[str, Any]:
@@ -62,7 +63,7 @@ SCHEMAS: dict[str, Any] = {
         calibration=OBJECT,
         backend=STRING,
         device={"enum": ["cpu", "cuda"]},
-        precision={"enum": ["float32", "float16", "int8"]},
+        precision={"enum": [*get_args(Precision)]},
         metrics=record(val_accuracy={"type": "number"}),
         files={
             "type": "object",
