@@ -52,6 +52,17 @@ class Workshop:
     def buildah(self, *arguments: str | Path) -> str:
         return debian.run(["buildah", *arguments], self.environment)
 
+    def layer_sizes(self, tag: str) -> list[int]:
+        """Give the bytes of an image's layers."""
+        described = json.loads(self.buildah("inspect", "--type", "image", tag))
+        return [layer["size"] for layer in json.loads(described["Manifest"])["layers"]]
+
+    def root(self, tag: str) -> Root:
+        """Mount an image."""
+        described = json.loads(self.buildah("inspect", "--type", "image", tag))
+        container = self.buildah("from", tag)
+        return Root(Path(self.buildah("mount", container)), described["Docker"]["config"])
+
 
 @dataclass(frozen=True)
 class Built:
@@ -109,10 +120,7 @@ def built(workshop: Workshop, exported: Path, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="session")
 def root(workshop: Workshop, built: Built) -> Root:
-    described = json.loads(workshop.buildah("inspect", "--type", "image", built.tag))
-    container = workshop.buildah("from", built.tag)
-    path = Path(workshop.buildah("mount", container))
-    return Root(path, described["Docker"]["config"])
+    return workshop.root(built.tag)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from tests.container.debian import BASE, CACHE, run
 from tlserve.container.context import lock
 from tlserve.container.index import from_machine
 
-LOCKS = ("cpu", "sbom")
+LOCKS = ("cpu", "openvino", "sbom")
 
 
 def wheels(environment: Mapping[str, str], scratch: Path) -> Path:

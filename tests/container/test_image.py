@@ -34,8 +34,8 @@ _BUILD_TOOLS = re.compile(r"(pip|easy_install|gcc|cc|g\+\+|c\+\+|clang|ld|make|u
 def test_it_is_small_and_starts_soon(
     workshop: Workshop, root: Root, built: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    layers = _layer_sizes(workshop, built.tag)
-    beyond = sum(layers) - sum(_layer_sizes(workshop, BASE))
+    layers = workshop.layer_sizes(built.tag)
+    beyond = sum(layers) - sum(workshop.layer_sizes(BASE))
     with running(root, tmp_path) as container:
         seconds = container.seconds
     with capsys.disabled():
@@ -247,11 +247,6 @@ def test_the_list_of_packages_is_what_is_installed(root: Root, built: Built) -> 
     assert found == {(d.name.lower(), d.version) for d in installed}
     assert "onnxruntime" in {name for name, _ in found}
     assert not [*root.path.rglob("sbom.cdx.json")]
-
-
-def _layer_sizes(workshop: Workshop, tag: str) -> list[int]:
-    described = json.loads(workshop.buildah("inspect", "--type", "image", tag))
-    return [layer["size"] for layer in json.loads(described["Manifest"])["layers"]]
 
 
 def _has_no_trace(workshop: Workshop, content: bytes, where: str) -> None:
