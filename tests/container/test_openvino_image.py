@@ -16,7 +16,7 @@ from tlserve.runtime import Predictor
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(1800), needs_bfloat16]
 
-_MOST_BYTES = 450_000_000
+_MOST_BYTES = 350_000_000
 """Of the image, beyond its base."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from string import Template
 
@@ -22,6 +22,7 @@ _ENVIRONMENT = {
     "TLSERVE_HOST": "0.0.0.0",  # noqa: S104 - of the container, not of its host
     "TLSERVE_HTTP_PORT": str(PORT),
 }
+_CONTINUED = " \\\n    "
 
 
 def read_file(name: str) -> str:
@@ -40,12 +41,21 @@ def dockerfile(plan: Plan) -> str:
         base=plan.base,
         environment=_lines("ENV", environment),
         labels=_lines("LABEL", plan.labels).replace("$", "\\$"),  # which would begin a variable
+        remove=_removal(plan.kind.unused),
         slim_hash=hashlib.sha256(slim.encode()).hexdigest(),
         user=USER,
         port=PORT,
     )
 
 
+def _removal(patterns: Sequence[str]) -> str:
+    """Write the beginning of a command that takes files out; one that is not there fails it."""
+    if not patterns:
+        return ""
+    places = (f"/opt/venv/lib/python3.*/site-packages/{pattern}" for pattern in patterns)
+    return f"rm {_CONTINUED.join(places)} && {_CONTINUED.lstrip()}"
+
+
 def _lines(instruction: str, pairs: Mapping[str, str]) -> str:
     written = (f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in pairs.items())
-    return f"{instruction} " + " \\\n    ".join(written)
+    return f"{instruction} " + _CONTINUED.join(written)

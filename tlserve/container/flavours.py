@@ -27,6 +27,7 @@ class Flavour:
         backends: Those it can run, the usual one first.
         environment: What its base or the container's runtime want to be told.
         run: Options of `docker run` that it needs.
+        unused: Patterns of files in `site-packages` that it never opens, and is built without.
     """
 
     extra: str
@@ -34,15 +35,24 @@ class Flavour:
     backends: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     run: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
 
 _GPU = {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}
+_FOREIGN = ("onnx", "tensorflow", "tensorflow_lite", "pytorch", "paddle", "jax", "gguf")
+_OPENVINO_UNUSED = (
+    *(f"openvino/libs/libopenvino_intel_{device}_plugin.so" for device in ("gpu", "npu")),
+    # What the plugin for GPUs has measured.
+    "openvino/libs/cache.json",
+    *(f"openvino/libs/libopenvino_{of}_frontend.so.*" for of in _FOREIGN),
+)
+
 _ONNX = ("onnx", "onnx-fp16", "onnx-int8")
 
 FLAVOURS: dict[str, Flavour] = {
     "cpu": Flavour("cpu", "cpu", _ONNX),
     "gpu": Flavour("gpu", "cuda", _ONNX, _GPU, ("--gpus", "all")),
-    "openvino": Flavour("openvino", "cpu", ("openvino-bf16",)),
+    "openvino": Flavour("openvino", "cpu", ("openvino-bf16",), unused=_OPENVINO_UNUSED),
     "torch": Flavour("torch", "cuda", ("torchscript", "pt2", "eager"), _GPU, ("--gpus", "all")),
 }
 
