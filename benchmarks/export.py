@@ -42,7 +42,7 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 BATCHES = (1, 16)
 _IMAGES = 48
 _SECONDS = 1.0
-_LIBRARIES = ("torch", "torchvision", "onnxruntime-gpu", "onnxruntime", "numpy")
+_LIBRARIES = ("torch", "torchvision", "onnxruntime-gpu", "onnxruntime", "openvino", "numpy")
 _GOALS = {1: "≥ 2, hoped for 3"}
 
 
@@ -90,7 +90,11 @@ def _measured(options: argparse.Namespace, folder: Path) -> Row:
         "accuracy_drops": {e.kind: e.parity.accuracy_drop for e in files if e.parity},
         "flips": {e.kind: e.parity.decisions_changed for e in files if e.parity},
         "validation_images": len(samples),
-        "bytes": {e.kind: e.bytes for e in files if e.parity or e.kind == "weights"},
+        "bytes": {
+            e.kind: sum(bundle.manifest.files[name].bytes for name in bundle.names_read(e.kind))
+            for e in files
+            if e.parity or e.kind == "weights"
+        },
         "measurements": [asdict(m) for m in found],
     }
 

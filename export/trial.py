@@ -103,12 +103,11 @@ def _candidate(
     bundle: Bundle, name: str, passed: Sequence[Parity], accuracy: float | None
 ) -> Candidate:
     files = bundle.manifest.files
-    size = sum(files[file].bytes for file in bundle.names(BACKENDS[name].kind))
+    size = sum(files[file].bytes for file in bundle.names_read(BACKENDS[name].kind))
     flips = 0
     for result in passed:
         if result.format == name:
             decisions = result.level("decisions")
-            size += sum(files[companion].bytes for companion in result.companions)
             flips = len(decisions.flips)
             if accuracy is not None:
                 accuracy -= decisions.accuracy_drop / 100
