@@ -66,7 +66,8 @@ def _measured(options: argparse.Namespace, folder: Path) -> Row:
         runs=folder / "runs",
     )
     path = finetune(config, Events()).path
-    bundle = export(path, [*FORMATS], Demands(choose=True, device=options.device))
+    formats = [name for name in FORMATS if options.device in BACKENDS[name].library.devices]
+    bundle = export(path, formats, Demands(choose=True, device=options.device))
     samples = validation_samples(bundle, None)
     some = samples[:: max(1, len(samples) // _IMAGES)][:_IMAGES]
     images = np.concatenate(list(preprocessed(bundle, root_of(bundle, None), some)))
