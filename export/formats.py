@@ -31,12 +31,15 @@ class Format:
             0: where decisions change by more than the budget, a later one is more careful.
         companions: Further files that :attr:`write` may leave beside it, with their kinds.
         attempts: How many there are.
+        check: Raises MissingDependencyError or ProcessorError where it cannot be written and
+            compared here.
     """
 
     file: str
     write: Callable[[Source, Path, int], Details]
     companions: dict[str, FileKind] = field(default_factory=dict)
     attempts: int = 1
+    check: Callable[[], None] = lambda: None
 
 
 def _onnx(source: Source, path: Path, _attempt: int) -> Details:
@@ -59,8 +62,11 @@ def _int8(source: Source, path: Path, attempt: int) -> Details:
     return source.quantiser.write(path, {ONNX_METADATA: source.metadata}, attempt)
 
 
+def _openvino_here() -> None:
+    import_library("openvino-bf16").check_bfloat16()
+
+
 def _openvino_bf16(source: Source, path: Path, _attempt: int) -> Details:
-    import_library("openvino-bf16")
     from export import openvino
 
     float32, _ = source.float32_onnx
@@ -80,7 +86,10 @@ FORMATS: dict[FormatName, Format] = {
     "onnx-fp16": Format("model.fp16.onnx", _fp16),
     "onnx-int8": Format("model.int8.onnx", _int8, attempts=5),
     "openvino-bf16": Format(
-        "model.bf16.xml", _openvino_bf16, {"model.bf16.bin": "openvino-bf16-data"}
+        "model.bf16.xml",
+        _openvino_bf16,
+        {"model.bf16.bin": "openvino-bf16-data"},
+        check=_openvino_here,
     ),
     "torchscript": Format("model.torchscript.pt", _torchscript),
     "pt2": Format("model.pt2", _pt2),

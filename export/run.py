@@ -108,6 +108,7 @@ class _Export:
         self._root = root_of(bundle, demands.data)
         self._reference = load_backend(bundle, "eager")
         self._validation: ValidationLogits | None = None
+        self._unavailable: dict[str, str] = {}
         assert isinstance(self._reference, TorchBackend)  # noqa: S101 - what eager is
         height, width = bundle.manifest.preprocessing.crop
         generator = torch.Generator().manual_seed(_EXAMPLE_SEED)
@@ -123,6 +124,8 @@ class _Export:
     def files(self, formats: Sequence[FormatName]) -> list[Parity]:
         """Write files and compare them; what fails is tried again if it can be done with more care.
 
+        Where there is a choice, those that cannot be written here are left as they are.
+
         Raises:
             ExportError: An exporter failed, and there is no choice of others.
         """
@@ -135,12 +138,14 @@ class _Export:
             pending = [
                 name
                 for name in pending
-                if attempt < FORMATS[name].attempts and _too_inaccurate(results[name])
+                if name in results
+                and attempt < FORMATS[name].attempts
+                and _too_inaccurate(results[name])
             ]
             for name in pending:
                 reason = results[name].failure.splitlines()[0]
                 self._progress.message(f"{reason} Once more, with more layers in float.")
-        return [results[name] for name in formats]
+        return [results[name] for name in formats if name in results]
 
     def _attempt(self, formats: Sequence[FormatName], attempt: int) -> dict[FormatName, Parity]:
         results: dict[FormatName, Parity] = {}
@@ -148,12 +153,17 @@ class _Export:
         self._progress.begin("exporting", len(formats))
         for name in formats:
             try:
+                FORMATS[name].check()
                 self._write(name, attempt)
                 written.append(name)
-            except (ExportError, MissingDependencyError, ProcessorError) as error:
+            except (MissingDependencyError, ProcessorError) as error:
                 if not self._demands.choose:
                     raise
-                level = Level("written", False, remark=error.message)
+                self._unavailable[name] = f"{error.message} {error.hint}"
+            except ExportError as error:
+                if not self._demands.choose:
+                    raise
+                level = Level("written", False, remark=error.message.removesuffix("."))
                 results[name] = Parity(name, FORMATS[name].file, "", (level,), {})
                 # So is the file of an earlier export, which the bundle still lists.
                 self.drop(results[name])
@@ -254,7 +264,7 @@ class _Export:
         accuracy = self._validation.accuracy if self._validation else None
         some = measured_images(draft, self._root, self._samples)
         trial = try_out(draft, passed, accuracy, some, self._demands, self._progress)
-        refused = {result.format: result.failure for result in failed}
+        refused = {result.format: result.failure for result in failed} | self._unavailable
         with writing_to(self._staged.target):
             target = self._staged.fresh(MEASUREMENTS)
             target.write_text(report(trial.found, trial.candidates, refused), "utf-8")

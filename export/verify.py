@@ -59,11 +59,11 @@ def verify(
     progress.begin("loading", len(names))
     for name in names:
         devices = BACKENDS[name].library.devices
-        if device not in devices:
-            missing[name] = f"it runs on {', '.join(devices)}"
-            continue
         try:
-            backends[name] = load_backend(bundle, name, device)
+            if device in devices:
+                backends[name] = load_backend(bundle, name, device)
+            else:
+                missing[name] = f"it runs on {', '.join(devices)}"
         except (MissingDependencyError, ProcessorError) as error:
             missing[name] = error.message
         progress.advance()

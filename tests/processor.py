@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tlserve.errors import ProcessorError
-from tlserve.runtime.openvino import check_bfloat16, new_core
+from tlserve.runtime.openvino import check_bfloat16
 
 
 def _has_bfloat16() -> bool:
     try:
-        check_bfloat16(new_core())
+        check_bfloat16()
     except ProcessorError:
         return False
     return True

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export import openvino as exporter
 from tests.bundles import SPEC
 from tests.interpreter import python, without
 from tests.processor import needs_bfloat16
@@ -156,12 +155,3 @@ except MissingDependencyError as error:
     printed = python(program, str(bundle.path))
     assert "needs the library 'openvino', which is not installed" in printed
     assert "pip install 'tlserve[openvino]'" in printed
-
-
-def test_what_could_not_be_compared_is_not_written(
-    bundle: Bundle, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(exporter, "new_core", Without)
-    with pytest.raises(ProcessorError):
-        exporter.write(bundle.path / "model.onnx", tmp_path / GRAPH)
-    assert list(tmp_path.iterdir()) == []

@@ -98,7 +98,7 @@ def new_core() -> openvino.Core:
     return core
 
 
-def check_bfloat16(core: openvino.Core) -> None:
+def check_bfloat16(core: openvino.Core | None = None) -> None:
     """See that the processor computes with bfloat16.
 
     Without its instructions OpenVINO would compute with something else, or slowly.
@@ -106,6 +106,7 @@ def check_bfloat16(core: openvino.Core) -> None:
     Raises:
         ProcessorError: It lacks them.
     """
+    core = core or new_core()
     if "BF16" not in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"):
         processor = core.get_property(_DEVICE, "FULL_DEVICE_NAME")
         raise ProcessorError(
