@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.processor import here
+from tlserve.bundle import Bundle
 
 _ABSENT = """
 import importlib.machinery
@@ -79,6 +81,29 @@ def test_what_needs_torch_says_so(environment: dict[str, str], arguments: tuple[
     assert "not installed: torch, torchvision" in result.stderr
     assert "tlserve[train]" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_auto_without_openvino_says_how_to_have_it_and_leaves_its_file(
+    environment: dict[str, str], exported: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "colours"
+    shutil.copytree(exported, copy)
+    before = Bundle.read(copy).manifest.files
+    quickly = ("--seconds", 0.02, "--max-accuracy-drop", 20)
+    done = _tlserve(environment | {"ABSENT": "openvino"}, "export", copy, "--auto", *quickly)
+    assert done.returncode == 0, done.stderr
+    (refused,) = [line for line in done.stdout.splitlines() if line.startswith("Refused: openvi")]
+    assert "pip install 'tlserve[openvino]'" in refused
+    (written,) = [line for line in done.stdout.splitlines() if line.startswith("Written: ")]
+    assert "model.onnx" in written
+    assert "bf16" not in written
+    bundle = Bundle.read(copy)
+    bundle.verify()
+    kept = {name: entry for name, entry in before.items() if "bf16" in name}
+    assert {n: e for n, e in bundle.manifest.files.items() if "bf16" in n} == kept
+    asked = _tlserve(environment | {"ABSENT": "openvino"}, "export", copy, "--openvino")
+    assert asked.returncode == 1
+    assert "error: The backend 'openvino-bf16' needs the library 'openvino'" in asked.stderr
 
 
 def test_verify_does_not_pass_where_nothing_can_run(

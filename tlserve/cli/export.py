@@ -131,6 +131,7 @@ def export(
     files = [
         f"{n} ({bundle.manifest.files[n].bytes / 1e6:.1f} MB)"
         for k in chosen
+        if k in shown.passed
         for n in bundle.names_read(k)
     ]
     out.print(f"Written: {', '.join(files)}")

@@ -21,10 +21,15 @@ _MOST_FLIPS = 5
 
 
 class Shown(Progress):
-    """Bars and tables."""
+    """Bars and tables.
+
+    Attributes:
+        passed: The formats that passed, once they were compared.
+    """
 
     def __init__(self) -> None:
         self.bar = Bar()
+        self.passed: set[str] = set()
 
     def begin(self, task: str, total: int) -> None:
         """Show a bar."""
@@ -44,6 +49,7 @@ class Shown(Progress):
 
     def parity(self, results: Sequence[Parity]) -> None:
         """Print the comparisons."""
+        self.passed = {result.format for result in results if result.passed}
         print_parity(results)
 
     def chosen(
