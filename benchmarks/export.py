@@ -26,8 +26,8 @@ from benchmarks.records import Row, add_rows, read_rows, replace_section
 from export.demands import Demands
 from export.formats import FORMATS
 from export.images import root_of, validation_samples
-from export.parity import preprocessed
 from export.run import export
+from export.validation import preprocessed
 from tlserve.finetune.config import FinetuneConfig
 from tlserve.finetune.events import Events
 from tlserve.finetune.run import finetune

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from export.parity import preprocessed
+from export.validation import preprocessed
 from tlserve.bundle import Bundle
 from tlserve.bundle.files import sha256_of
 from tlserve.data.folder import Sample

@@ -15,11 +15,12 @@ from export.description import description
 from export.formats import FORMATS, FormatName
 from export.images import calibration_images, root_of, validation_samples
 from export.outcome import Level, Parity
-from export.parity import ValidationLogits, compare_decisions, compare_file, run_validation
+from export.parity import compare_decisions, compare_file
 from export.progress import Progress
 from export.record import record
 from export.source import Source
 from export.trial import measured_images, try_out
+from export.validation import ValidationLogits, run_validation
 from tlserve.bundle import Bundle, StagedBundle, stage
 from tlserve.bundle.files import writing_to
 from tlserve.bundle.manifest import Serving

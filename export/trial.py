@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from export.choose import BATCHES, Candidate, choose, thread_counts
 from export.demands import Demands
 from export.outcome import Parity
-from export.parity import preprocessed
 from export.progress import Progress
+from export.validation import preprocessed
 from tlserve.bundle import Bundle
 from tlserve.bundle.manifest import Serving
 from tlserve.data.folder import Sample

@@ -13,9 +13,9 @@ from export.parity import (
     compare_bytes,
     compare_decisions,
     compare_file,
-    run_validation,
 )
 from export.progress import Progress
+from export.validation import run_validation
 from tlserve.bundle import Bundle
 from tlserve.data.folder import Sample
 from tlserve.errors import DataError, MissingDependencyError, ProcessorError

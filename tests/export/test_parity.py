@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 from export.demands import Demands
 from export.formats import FORMATS, FormatName
 from export.outcome import Parity
-from export.parity import ValidationLogits, compare_decisions, compare_threads
+from export.parity import compare_decisions, compare_threads
 from export.progress import Progress
 from export.run import export
+from export.validation import ValidationLogits
 from tests.export.mutations import BUNDLE_MUTATIONS, MUTATIONS, Mutation, scaled
 from tests.processor import here, needs_bfloat16
 from tlserve.bundle import Bundle, stage

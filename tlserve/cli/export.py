@@ -93,6 +93,7 @@ def export(
     """Write files that other runtimes read into the bundle, once proven to answer as the model."""
     chosen = _formats(onnx, openvino, torchscript, pt2, precision or [], auto=auto)
     if auto and device == "cuda":
+        # OpenVINO runs on processors only.
         chosen.remove("openvino-bf16")
     if p99_ms is not None and not auto:
         raise UsageError(f"--p99-ms {p99_ms:g} says what --auto may choose.", hint="Pass --auto.")

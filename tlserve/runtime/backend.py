@@ -115,7 +115,7 @@ def load_backend(
     if device not in library.devices:
         raise DeviceError(
             f"The backend {name!r} runs on {', '.join(library.devices)}, not on {device}.",
-            hint=f"Use --device {library.devices[0]}, or --backend onnx.",
+            hint=f"Use --device {library.devices[0]}, or a file that runs on {device}: ONNX's.",
         )
     backend: Backend = import_library(name).load(bundle, name, device, threads)
     return backend

@@ -112,7 +112,7 @@ def check_bfloat16(core: openvino.Core | None = None) -> None:
         raise ProcessorError(
             f"This processor ({processor}) has no instructions for bfloat16, which came with "
             "AVX512_BF16 and AMX.",
-            hint="Use --backend onnx, or onnx-int8.",
+            hint="Use the ONNX file, float32 or INT8: --backend onnx or onnx-int8.",
         )
 
 
