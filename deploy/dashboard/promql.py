@@ -19,6 +19,7 @@ PARTS_OF_AN_ANSWER = {
     "preprocess": "tlserve_preprocess_seconds",
     "batch wait": "tlserve_batch_wait_seconds",
     "inference": "tlserve_inference_seconds",
+    "delivery": "tlserve_delivery_seconds",
 }
 """The histogram of each part, in the order in which they come."""
 

@@ -28,6 +28,9 @@ from tlserve.runtime.serving import Running
 
 _CPU_WARM_UP_SECONDS = 1.0
 
+_PATIENCE = 0.1
+"""Seconds for which a result may be kept for others; whoever is behind them waits longer."""
+
 Tensor = NDArray[np.float32]
 Row = NDArray[np.float64]
 
@@ -173,7 +176,7 @@ class Engine:
         return self._observed(*await self._scheduler.submit_prepared(tensor))
 
     def _observed(self, probabilities: Row, timing: Timing) -> Answered:
-        self.metrics.answered_image(probabilities)
+        self.metrics.answered_image(probabilities, timing.delivery)
         note_timing(timing)
         return Answered(probabilities, timing)
 
@@ -197,9 +200,9 @@ def _plan(running: Running) -> Plan:
     processors = available_processors()
     if running.device == "cpu":
         # No more threads than processors: they would empty each other's caches.
-        return Plan(processors, running.lanes, running.max_batch, patient=True)
+        return Plan(processors, running.lanes, running.max_batch, _PATIENCE)
     # Threads that wait for the device leave the processors to those that decode.
-    return Plan(processors + running.lanes, running.lanes, running.max_batch, patient=False)
+    return Plan(processors + running.lanes, running.lanes, running.max_batch, patience=0)
 
 
 def _lone(bundle: Bundle, running: Running) -> Predictor | None:

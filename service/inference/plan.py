@@ -31,13 +31,23 @@ class Plan:
         workers: Threads in all.
         lanes: The most batches that run at once.
         max_batch: The most items in a batch.
-        patient: Where items wait to be prepared, prepare them until a batch is full before it runs,
-            and leave as many items as a batch has to form the next: right where preparing and
-            running share the same processors. Else a batch starts as soon as a lane is free, with
-            all that is ready, for the device must not wait.
+        patience: The most seconds for which what is ready is kept back for what follows soon: an
+            item that is prepared, until a group is full; a result, until those of its group are
+            there, too. Right where preparing and running share the same processors: whoever is
+            woken in the middle of others' work finds nothing of its own in their caches. 0: a batch
+            starts as soon as a lane is free, with all that is ready, for the device must not wait.
     """
 
     workers: int
     lanes: int
     max_batch: int
-    patient: bool
+    patience: float
+
+    def most_in_group(self, seconds_each: float) -> int:
+        """Tell how many items a thread may take at once: as many batches as patience allows.
+
+        Args:
+            seconds_each: How long an item takes of late, all lanes together; 0: not known.
+        """
+        seconds = seconds_each * self.lanes * self.max_batch
+        return self.max_batch * max(1, int(self.patience / seconds) if seconds else 1)

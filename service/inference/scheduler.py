@@ -1,10 +1,13 @@
 """Who does what next: a few threads share decoding and batches of inference.
 
 Each item is prepared on its own, so that a bad one never meets a batch; what is prepared when a
-lane is free runs as one batch. A thread that is free does whatever is most useful: it runs a batch
-if it can, else it prepares an item. No thread waits while there is work, a lone item leaves at
-once, and where threads are about as many as processors they hardly compete for them, which costs a
-tenth of the throughput on a CPU.
+lane is free runs as one batch. A thread that is free does whatever is most useful: it runs what is
+ready if it can, else it prepares an item. No thread waits while there is work, a lone item leaves
+at once, and where threads are about as many as processors they hardly compete for them, which costs
+a tenth of the throughput on a CPU.
+
+What a thread takes at once is a group: one batch, or, where many wait and batches are over soon,
+several, one after another, whose items are answered together.
 """
 
 from __future__ import annotations
@@ -14,16 +17,12 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from collections.abc import Callable, Collection
+from typing import Generic
 
+from service.inference.entries import Entry, Item, Job, Result, deliver
 from service.inference.plan import Observer, Plan
 from service.inference.timing import Timing
-
-Job = TypeVar("Job")
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
@@ -37,16 +36,6 @@ class SchedulerStoppedError(Exception):
 
 class ResultCountError(Exception):
     """A batch gave another number of results than it had items: none can be matched to its item."""
-
-
-@dataclass(eq=False, slots=True)
-class _Entry(Generic[Job, Item, Result]):
-    job: Job | None
-    item: Item | None
-    future: asyncio.Future[tuple[Result, Timing]]
-    loop: asyncio.AbstractEventLoop
-    since: float
-    timing: Timing = field(default_factory=Timing)
 
 
 class Scheduler(Generic[Job, Item, Result]):
@@ -70,10 +59,10 @@ class Scheduler(Generic[Job, Item, Result]):
         self._run = run
         self._plan = plan
         self._observer = observer
-        self._jobs: deque[_Entry[Job, Item, Result]] = deque()
-        self._ready: deque[_Entry[Job, Item, Result]] = deque()
-        # Prepared items take much more memory than jobs: not many more than run soon are made.
-        self._most_ready = 2 * plan.max_batch * plan.lanes
+        self._jobs: deque[Entry[Job, Item, Result]] = deque()
+        self._ready: deque[Entry[Job, Item, Result]] = deque()
+        self._most = plan.max_batch
+        """The most items in a group."""
         self._changed = threading.Condition()
         self._running = 0
         self._idle = 0
@@ -133,12 +122,10 @@ class Scheduler(Generic[Job, Item, Result]):
         return await self._enter(self._ready, None, item)
 
     async def _enter(
-        self, queue: deque[_Entry[Job, Item, Result]], job: Job | None, item: Item | None
+        self, queue: deque[Entry[Job, Item, Result]], job: Job | None, item: Item | None
     ) -> tuple[Result, Timing]:
         loop = asyncio.get_running_loop()
-        entry: _Entry[Job, Item, Result] = _Entry(
-            job, item, loop.create_future(), loop, time.perf_counter()
-        )
+        entry: Entry[Job, Item, Result] = Entry(job, item, loop.create_future(), loop)
         with self._changed:
             if self._stopped:
                 raise SchedulerStoppedError
@@ -152,22 +139,24 @@ class Scheduler(Generic[Job, Item, Result]):
     def _work(self) -> None:
         while work := self._next():
             if isinstance(work, list):
-                self._run_batch(work)
+                self._run_group(work)
             else:
                 self._prepare_one(work)
 
     def _next(
         self,
-    ) -> list[_Entry[Job, Item, Result]] | _Entry[Job, Item, Result] | None:
+    ) -> list[Entry[Job, Item, Result]] | Entry[Job, Item, Result] | None:
         """Wait for something to do; ``None`` says that there will be nothing more."""
         with self._changed:
             while True:
                 # Whoever has left in the meantime is not worth the work, nor is waiting for it.
                 self._drop_cancelled(self._jobs)
                 self._drop_cancelled(self._ready)
-                if batch := self._batch():
-                    return batch
-                if self._jobs and len(self._ready) < self._most_ready:
+                if group := self._group():
+                    return group
+                # Prepared items take much more memory than jobs: not many more than run soon are
+                # made.
+                if self._jobs and len(self._ready) < 2 * self._most * self._plan.lanes:
                     return self._jobs.popleft()
                 if self._stopped and not self._jobs and not self._ready:
                     return None
@@ -175,40 +164,41 @@ class Scheduler(Generic[Job, Item, Result]):
                 self._changed.wait()
                 self._idle -= 1
 
-    def _drop_cancelled(self, queue: deque[_Entry[Job, Item, Result]]) -> None:
+    def _drop_cancelled(self, queue: deque[Entry[Job, Item, Result]]) -> None:
         while queue and queue[0].future.cancelled():
             queue.popleft()
             self._inside -= 1
 
-    def _batch(self) -> list[_Entry[Job, Item, Result]]:
-        """Take what can run now as one batch; none if there is nothing, or no lane for it."""
+    def _group(self) -> list[Entry[Job, Item, Result]]:
+        """Take what one thread can run now; nothing if there is nothing, or no lane for it."""
         plan, ready = self._plan, self._ready
         if not ready or self._running >= plan.lanes:
             return []
-        full = plan.max_batch
-        if plan.patient:
-            # Each lane has a share of what is inside, and one is left over: the next batches form
-            # meanwhile.
-            full = min(full, max(1, self._inside // (plan.lanes + 1)))
-            if self._jobs and len(ready) < full:
+        full = self._most
+        if plan.patience:
+            # Each lane has a share of what is inside, and half of one is left over: the next group
+            # forms meanwhile.
+            full = min(full, max(1, 2 * self._inside // (2 * plan.lanes + 1)))
+            waited = time.perf_counter() - ready[0].since
+            if self._jobs and len(ready) < full and waited < plan.patience:
                 return []
         # Others that are idle get their share of what is there.
         lanes = min(plan.lanes - self._running, self._idle + 1)
         most = min(full, -(-len(ready) // lanes))
-        batch: list[_Entry[Job, Item, Result]] = []
-        while ready and len(batch) < most:
+        group: list[Entry[Job, Item, Result]] = []
+        while ready and len(group) < most:
             entry = ready.popleft()
             if entry.future.cancelled():
                 self._inside -= 1
             else:
-                batch.append(entry)
+                group.append(entry)
         self._running += 1
         if self._idle and (ready or self._jobs):
             # There is room for what was held back, and a share for another lane.
             self._changed.notify(self._idle)
-        return batch
+        return group
 
-    def _prepare_one(self, entry: _Entry[Job, Item, Result]) -> None:
+    def _prepare_one(self, entry: Entry[Job, Item, Result]) -> None:
         now = time.perf_counter()
         entry.timing.queue = now - entry.since
         assert entry.job is not None  # noqa: S101 - it came through `submit`
@@ -217,7 +207,7 @@ class Scheduler(Generic[Job, Item, Result]):
         except Exception as error:  # noqa: BLE001 - it goes to whoever submitted the job
             with self._changed:
                 self._inside -= 1
-            _deliver([entry], [error])
+            deliver([entry], [error])
             return
         timing = entry.timing
         self._observer.prepared(timing.queue, timing.decode, timing.preprocess)
@@ -227,29 +217,40 @@ class Scheduler(Generic[Job, Item, Result]):
             # Nobody need be woken for it: this thread looks for work next.
             self._ready.append(entry)
 
-    def _run_batch(self, batch: list[_Entry[Job, Item, Result]]) -> None:
+    def _run_group(self, group: list[Entry[Job, Item, Result]]) -> None:
+        alone, size = self._inside == 1, self._plan.max_batch
+        outcomes: list[Result | Exception] = []
+        for first in range(0, len(group), size):
+            outcomes += self._run_batch(group[first : first + size], alone)
         now = time.perf_counter()
-        waits = [now - entry.since for entry in batch]
-        for entry, wait in zip(batch, waits, strict=True):
-            entry.timing.batch_wait = wait
-            entry.timing.batch = len(batch)
-        self._observer.batch_taken(waits)
-        items = [entry.item for entry in batch if entry.item is not None]
-        outcomes = self._outcomes(items, self._inside == 1)
-        now = time.perf_counter()
-        for entry, wait in zip(batch, waits, strict=True):
-            entry.timing.inference = now - entry.since - wait
         with self._changed:
             self._running -= 1
-            self._inside -= len(batch)
-            each = (now - self._last_end) / len(batch)
+            self._inside -= len(group)
+            each = (now - self._last_end) / len(group)
             self._last_end = now
             self._seconds_each += (each - self._seconds_each) * (
                 _SMOOTHING if self._seconds_each else 1.0
             )
+            self._most = self._plan.most_in_group(self._seconds_each)
             if self._stopped:
                 self._changed.notify_all()
-        _deliver(batch, outcomes)
+        deliver(group, outcomes)
+
+    def _run_batch(
+        self, batch: list[Entry[Job, Item, Result]], alone: bool
+    ) -> list[Result | Exception]:
+        began = time.perf_counter()
+        waits = [began - entry.since for entry in batch]
+        self._observer.batch_taken(waits)
+        items = [entry.item for entry in batch if entry.item is not None]
+        outcomes = self._outcomes(items, alone)
+        ended = time.perf_counter()
+        for entry, wait in zip(batch, waits, strict=True):
+            entry.since = ended
+            entry.timing.batch_wait = wait
+            entry.timing.batch = len(batch)
+            entry.timing.inference = ended - began
+        return outcomes
 
     def _outcomes(self, items: list[Item], alone: bool) -> list[Result | Exception]:
         try:
@@ -273,24 +274,3 @@ class Scheduler(Generic[Job, Item, Result]):
         if len(results) != len(items):
             raise ResultCountError(f"{len(results)} results for {len(items)} items")
         return results
-
-
-def _deliver(
-    batch: list[_Entry[Job, Item, Result]], outcomes: Sequence[Result | Exception]
-) -> None:
-    # All items come from the one loop of the process.
-    try:
-        batch[0].loop.call_soon_threadsafe(_set, batch, outcomes)
-    except RuntimeError:
-        # The loop is closed: nobody is left to wait for these.
-        logger.debug("%d results came after the event loop had ended", len(batch))
-
-
-def _set(batch: list[_Entry[Job, Item, Result]], outcomes: Sequence[Result | Exception]) -> None:
-    for entry, outcome in zip(batch, outcomes, strict=True):
-        if entry.future.done():
-            continue
-        if isinstance(outcome, Exception):
-            entry.future.set_exception(outcome)
-        else:
-            entry.future.set_result((outcome, entry.timing))

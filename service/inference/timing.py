@@ -15,6 +15,7 @@ class Timing:
         preprocess: From pixels to the network's input.
         batch_wait: From then until its batch began.
         inference: How long its batch ran.
+        delivery: From its end until the event loop had the result.
         batch: How many images were in its batch.
     """
 
@@ -23,4 +24,11 @@ class Timing:
     preprocess: float = 0.0
     batch_wait: float = 0.0
     inference: float = 0.0
+    delivery: float = 0.0
     batch: int = 0
+
+    @property
+    def total(self) -> float:
+        """All of it, in seconds."""
+        before = self.queue + self.decode + self.preprocess
+        return before + self.batch_wait + self.inference + self.delivery

@@ -86,6 +86,10 @@ class Metrics:
         self._inference = histogram(
             "tlserve_inference_seconds", "Time that the model took for one batch."
         )
+        self._delivery = histogram(
+            "tlserve_delivery_seconds",
+            "Time from the end of an image's batch to its answer's turn.",
+        )
         self._batch_size = histogram(
             "tlserve_batch_size", "Images that ran as one batch.", buckets=batch_sizes(max_batch)
         )
@@ -170,8 +174,9 @@ class Metrics:
         self._inference.observe(seconds)
         self._window.add(inference=seconds)
 
-    def answered_image(self, probabilities: NDArray[np.float64]) -> None:
-        """Count what an image was taken for; shape [classes]."""
+    def answered_image(self, probabilities: NDArray[np.float64], delivery: float) -> None:
+        """Count what an image was taken for, shape [classes], and its seconds of delivery."""
+        self._delivery.observe(delivery)
         # Not `argmax`: it lets other threads have the interpreter, and this one waits for it.
         values: list[float] = probabilities.tolist()
         confidence = max(values)

@@ -59,9 +59,5 @@ def note_timing(timing: Timing) -> None:
     request = current.get()
     if request is None:
         return
-    if request.timing is None or _seconds(request.timing) < _seconds(timing):
+    if request.timing is None or request.timing.total < timing.total:
         request.timing, request.timed_at = timing, time.time_ns()
-
-
-def _seconds(timing: Timing) -> float:
-    return timing.queue + timing.decode + timing.preprocess + timing.batch_wait + timing.inference

@@ -18,5 +18,6 @@ def server_timing(timing: Timing, total: float) -> str:
     return (
         f"queue;dur={timing.queue * 1e3:.2f}, decode;dur={timing.decode * 1e3:.2f}, "
         f"preprocess;dur={timing.preprocess * 1e3:.2f}, batch;dur={timing.batch_wait * 1e3:.2f}, "
-        f"inference;dur={timing.inference * 1e3:.2f}, total;dur={total * 1e3:.2f}"
+        f"inference;dur={timing.inference * 1e3:.2f}, delivery;dur={timing.delivery * 1e3:.2f}, "
+        f"total;dur={total * 1e3:.2f}"
     )

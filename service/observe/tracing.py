@@ -157,6 +157,7 @@ def _add_stages(request: Request) -> None:
         "preprocess": timing.preprocess,
         "batch": timing.batch_wait,
         "inference": timing.inference,
+        "delivery": timing.delivery,
     }
     # One followed the other without a gap to speak of; the last ended when it was noted.
     moment = request.timed_at - int(sum(stages.values()) * 1e9)

@@ -73,10 +73,10 @@ def test_the_window_forgets_what_is_older_than_a_minute() -> None:
 
 
 def test_server_timing_is_in_milliseconds() -> None:
-    timing = Timing(0.001, 0.0025, 0.0005, 0.00001, 0.0123, 4)
+    timing = Timing(0.001, 0.0025, 0.0005, 0.00001, 0.0123, 0.0002, 4)
     assert server_timing(timing, 0.02) == (
         "queue;dur=1.00, decode;dur=2.50, preprocess;dur=0.50, batch;dur=0.01, "
-        "inference;dur=12.30, total;dur=20.00"
+        "inference;dur=12.30, delivery;dur=0.20, total;dur=20.00"
     )
 
 
@@ -122,12 +122,13 @@ def test_classes_behind_the_first_thousand_share_a_series() -> None:
     for index in (3, MOST_CLASSES, MOST_CLASSES + 700):
         row = np.zeros(MOST_CLASSES + 1000)
         row[index] = 0.75
-        metrics.answered_image(row)
-    metrics.answered_image(np.full(7, np.nan))
+        metrics.answered_image(row, 0.001)
+    metrics.answered_image(np.full(7, np.nan), 0.001)
     text = metrics.exposition()[0].decode()
     assert 'tlserve_predictions_total{class="3"} 1.0' in text
     assert f'tlserve_predictions_total{{class="{OTHER_CLASSES}"}} 2.0' in text
     assert "tlserve_confidence_sum 2.25" in text
+    assert "tlserve_delivery_seconds_count 4.0" in text
 
 
 def test_the_gauges_ask_when_they_are_read_and_the_verdict_is_a_metric() -> None:

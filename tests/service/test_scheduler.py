@@ -68,11 +68,12 @@ def scheduling(
     workers: int = 2,
     lanes: int = 1,
     max_batch: int = 8,
-    patient: bool = False,
+    patience: float = 0,
+    prepare: Callable[[str, Timing], int] = parsed,
 ) -> Iterator[tuple[Scheduler[str, int, int], Record]]:
     record = Record()
-    plan = Plan(workers, lanes, max_batch, patient)
-    scheduler: Scheduler[str, int, int] = Scheduler(parsed, run, plan, record)
+    plan = Plan(workers, lanes, max_batch, patience)
+    scheduler: Scheduler[str, int, int] = Scheduler(prepare, run, plan, record)
     scheduler.start()
     try:
         yield scheduler, record
@@ -135,6 +136,8 @@ def test_the_times_say_where_an_image_was() -> None:
     assert 0.02 <= timing.inference < 1
     assert 0 <= timing.queue < 1
     assert 0 <= timing.batch_wait < 1
+    assert 0 <= timing.delivery < 1
+    assert timing.total >= 0.021
     assert record.seconds[0] >= 0.02
 
 
@@ -226,7 +229,7 @@ def test_what_is_ready_does_not_wait_for_jobs_whose_clients_have_left() -> None:
         await running
         return (await asyncio.wait_for(ready, 5))[0]
 
-    with scheduling(gate, workers=1, patient=True) as (scheduler, _):
+    with scheduling(gate, workers=1, patience=10) as (scheduler, _):
         assert asyncio.run(scenario(scheduler)) == 49
         assert scheduler.depth == 0
 
@@ -246,25 +249,76 @@ def test_lanes_run_side_by_side_and_share_what_is_there() -> None:
         tasks = [asyncio.create_task(result(scheduler, item)) for item in range(4)]
         return await asyncio.gather(*tasks)
 
-    with scheduling(run, lanes=2, max_batch=2, patient=True) as (scheduler, _):
+    with scheduling(run, lanes=2, max_batch=2, patience=10) as (scheduler, _):
         assert asyncio.run(scenario(scheduler)) == [0, 1, 4, 9]
 
 
-def test_a_patient_plan_fills_batches_while_there_is_something_to_prepare() -> None:
-    async def scenario(scheduler: Scheduler[str, int, int]) -> list[int]:
-        return await asyncio.gather(*(result(scheduler, item) for item in range(6)))
+def all_at_once(scheduler: Scheduler[str, int, int], jobs: int) -> list[tuple[int, Timing]]:
+    """Submit so many before any thread can take one."""
+    results: list[tuple[int, Timing]] = []
 
-    with scheduling(squares, workers=1, max_batch=3, patient=True) as (scheduler, record):
-        # All are submitted before the only thread gets to the second.
-        with scheduler._changed:
-            running = threading.Thread(target=asyncio.run, args=(scenario(scheduler),))
-            running.start()
-            while len(scheduler._jobs) < 6 and running.is_alive():
-                scheduler._changed.wait(0.001)
-        running.join()
-    # With one lane, half of six run at once; of the last three, half is one.
-    assert record.sizes[0] == 3
+    async def scenario() -> None:
+        results.extend(await asyncio.gather(*(scheduler.submit(str(n)) for n in range(jobs))))
+
+    with scheduler._changed:
+        running = threading.Thread(target=asyncio.run, args=(scenario(),))
+        running.start()
+        while len(scheduler._jobs) < jobs and running.is_alive():
+            scheduler._changed.wait(0.001)
+    running.join()
+    return results
+
+
+def test_batches_are_filled_while_there_is_something_to_prepare() -> None:
+    with scheduling(squares, workers=1, max_batch=4, patience=10) as (scheduler, record):
+        all_at_once(scheduler, 6)
+    # With one lane, two thirds of six run at once; of the last two, one.
+    assert record.sizes[0] == 4
     assert sum(record.sizes) == 6
+
+
+def test_what_is_prepared_does_not_wait_for_jobs_that_take_long() -> None:
+    def slowly(job: str, _: Timing) -> int:
+        time.sleep(0.02)
+        return int(job)
+
+    with scheduling(squares, workers=1, max_batch=4, patience=0.01, prepare=slowly) as (
+        scheduler,
+        record,
+    ):
+        all_at_once(scheduler, 6)
+    assert record.sizes[0] == 2
+    assert sum(record.sizes) == 6
+
+
+def test_quick_batches_are_answered_together() -> None:
+    def slow(items: list[int], _: bool) -> list[int]:
+        time.sleep(0.001)
+        return squares(items)
+
+    with scheduling(slow, workers=1, max_batch=1, patience=10) as (scheduler, record):
+        # From the first, the scheduler knows that they are quick.
+        asyncio.run(result(scheduler, 1))
+        results = all_at_once(scheduler, 9)
+    assert [value for value, _ in results] == squares(list(range(9)))
+    # Each ran by itself.
+    assert record.sizes == [1] * 10
+    assert {timing.batch for _, timing in results} == {1}
+    # Six of nine came together: the first of them waited for five more.
+    waits = [timing.delivery for _, timing in results[:6]]
+    assert all(wait >= 0.001 * others for wait, others in zip(waits, range(5, -1, -1), strict=True))
+
+
+def test_slow_batches_are_answered_one_by_one() -> None:
+    plan = Plan(workers=2, lanes=2, max_batch=4, patience=0.1)
+    # Before anything is known, and where a batch takes as long as may be.
+    assert plan.most_in_group(0) == 4
+    assert plan.most_in_group(0.0125) == 4
+    assert plan.most_in_group(1) == 4
+    # Two and three batches of four, which each of two lanes runs in 48 and 32 ms.
+    assert plan.most_in_group(0.006) == 8
+    assert plan.most_in_group(0.004) == 12
+    assert Plan(2, 1, 32, patience=0).most_in_group(0.0001) == 32
 
 
 def test_prepared_items_do_not_pile_up() -> None:

@@ -13,7 +13,7 @@ from tests.service.server import failing, running
 from tlserve.bundle import Bundle
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-STAGES = ["queue", "decode", "preprocess", "batch", "inference"]
+STAGES = ["queue", "decode", "preprocess", "batch", "inference", "delivery"]
 
 WITHOUT_EXPORTER = """
 import importlib.machinery
