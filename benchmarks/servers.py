@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -147,10 +148,12 @@ def end_in_order() -> None:
 
 def free_port() -> int:
     """Find a port that nothing listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-    return port
+    # Not one that the kernel would choose: before the server has it, a connection may.
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("A hundred ports between 20000 and 32000 are all in use.")
 
 
 def _first_answer(
