@@ -26,8 +26,8 @@ from service.inference.timing import Timing
 
 logger = logging.getLogger(__name__)
 
-_SMOOTHING = 0.1
-"""How much of the estimate of a speed is the last batch."""
+_MEMORY = 0.95
+"""How much of what was done before a group ended still counts for the speed of late."""
 
 
 class SchedulerStoppedError(Exception):
@@ -68,8 +68,10 @@ class Scheduler(Generic[Job, Item, Result]):
         self._idle = 0
         self._inside = 0
         self._stopped = False
-        self._seconds_each = 0.0
         self._last_end = 0.0
+        # Of late, in the seconds when there was something to do. Their sums, for the mean of each
+        # group's own speed says little where groups differ in size and lanes end side by side.
+        self._seconds = self._done = 0.0
         self._threads = [
             threading.Thread(target=self._work, name=f"tlserve-worker-{number}", daemon=True)
             for number in range(plan.workers)
@@ -94,6 +96,10 @@ class Scheduler(Generic[Job, Item, Result]):
     def wait(self) -> float:
         """How many seconds an item that came now would take, at the speed of late."""
         return self._inside * self._seconds_each
+
+    @property
+    def _seconds_each(self) -> float:
+        return self._seconds / self._done if self._done else 0.0
 
     def start(self) -> None:
         """Start the threads."""
@@ -226,11 +232,9 @@ class Scheduler(Generic[Job, Item, Result]):
         with self._changed:
             self._running -= 1
             self._inside -= len(group)
-            each = (now - self._last_end) / len(group)
+            self._seconds = _MEMORY * self._seconds + now - self._last_end
+            self._done = _MEMORY * self._done + len(group)
             self._last_end = now
-            self._seconds_each += (each - self._seconds_each) * (
-                _SMOOTHING if self._seconds_each else 1.0
-            )
             self._most = self._plan.most_in_group(self._seconds_each)
             if self._stopped:
                 self._changed.notify_all()

@@ -67,6 +67,32 @@ def test_batches_side_by_side_do_not_touch_each_other(bundle: Bundle) -> None:
 
 
 @needs_bfloat16
+@pytest.mark.parametrize("_turn", range(4))
+def test_the_first_inferences_may_be_side_by_side(bundle: Bundle, _turn: int) -> None:
+    """Without what `load` does for it, more than half of these programs never end."""
+    program = """
+import faulthandler, sys, threading
+from pathlib import Path
+import numpy as np
+from tlserve.bundle import Bundle
+from tlserve.runtime.backend import load_backend
+faulthandler.dump_traceback_later(60, exit=True)
+bundle = Bundle.read(Path(sys.argv[1]))
+backend = load_backend(bundle, "openvino-bf16", threads=1)
+batch = np.zeros((1, 3, *bundle.manifest.preprocessing.crop), np.float32)
+together = threading.Barrier(8)
+def run():
+    together.wait()
+    backend.logits(batch)
+threads = [threading.Thread(target=run) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print("answered")
+"""
+    assert python(program, str(bundle.path)) == "answered\n"
+
+
+@needs_bfloat16
 def test_logits_outlive_the_next_batch(bundle: Bundle) -> None:
     backend = load_backend(bundle, NAME)
     first, second = np.random.default_rng(2).normal(size=(2, 1, 3, *SPEC.crop)).astype(np.float32)

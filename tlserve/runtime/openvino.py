@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -25,6 +26,8 @@ import openvino  # noqa: E402
 
 _DEVICE = "CPU"
 _BFLOAT16 = openvino.Type.bf16
+
+_one_at_a_time = threading.Lock()
 
 
 class OpenVinoBackend:
@@ -68,6 +71,8 @@ def load(bundle: Bundle, name: str, _device: Device, threads: int | None) -> Bac
     path = bundle.verified(BACKENDS[name].kind)
     core = new_core()
     check_bfloat16(core)
+    with _one_at_a_time:
+        _infer_anything(core)
     properties = {
         "NUM_STREAMS": 1,
         "INFERENCE_NUM_THREADS": threads or available_processors(),
@@ -114,6 +119,18 @@ def check_bfloat16(core: openvino.Core | None = None) -> None:
             "AVX512_BF16 and AMX.",
             hint="Use the ONNX file, float32 or INT8: --backend onnx or onnx-int8.",
         )
+
+
+def _infer_anything(core: openvino.Core) -> None:
+    """Have the bindings set up, by one thread, what they set up in a process's first inference.
+
+    In the first two of two threads, one may hold the interpreter's lock and wait for what the other
+    sets up, which waits for that lock: for ever.
+    """
+    anything = openvino.op.Parameter(openvino.Type.f32, openvino.Shape([1]))
+    network = openvino.Model([openvino.op.Result(anything.output(0))], [anything])
+    request = core.compile_model(network, _DEVICE).create_infer_request()
+    request.infer({0: np.zeros(1, np.float32)}, share_inputs=True)
 
 
 def _description(model: Any) -> str:
