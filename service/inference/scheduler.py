@@ -198,6 +198,9 @@ class Scheduler(Generic[Job, Item, Result]):
                 self._inside -= 1
             else:
                 group.append(entry)
+        if not group:
+            # The last of them left this very moment, and no lane is taken.
+            return group
         self._running += 1
         if self._idle and (ready or self._jobs):
             # There is room for what was held back, and a share for another lane.

@@ -213,6 +213,25 @@ def test_who_leaves_takes_no_place_and_harms_nobody() -> None:
     assert record.sizes == [1, 1, 1]
 
 
+def test_who_leaves_at_the_last_moment_takes_no_lane_along() -> None:
+    async def scenario(scheduler: Scheduler[str, int, int]) -> int:
+        leaving = asyncio.create_task(scheduler.submit_prepared(1))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.sleep(0)
+        # As a thread would that looked just before.
+        assert scheduler._group() == []
+        scheduler.start()
+        return await asyncio.wait_for(result(scheduler, 7), 5)
+
+    scheduler: Scheduler[str, int, int] = Scheduler(
+        parsed, squares, Plan(workers=1, lanes=1, max_batch=4, patience=0), Record()
+    )
+    assert asyncio.run(scenario(scheduler)) == 49
+    assert scheduler.depth == 0
+    scheduler.stop()
+
+
 def test_what_is_ready_does_not_wait_for_jobs_whose_clients_have_left() -> None:
     gate = Gate(squares)
 
