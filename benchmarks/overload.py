@@ -3,8 +3,9 @@
     python -m benchmarks.overload [--rounds 3] [--seconds 60] [--times 3] [--serve-args "…"]
 
 The most that a closed loop gets is measured before and after each round. In between, requests come
-at random times, at three times that rate, whether or not there are answers. Results are added to
-benchmarks/results/overload.jsonl, and docs/benchmarks.md is written from the last.
+at random times, at three times that rate, whether or not there are answers; first alone, then with
+another client beside them, at an address of its own, that sends one image at a time. Results are
+added to benchmarks/results/overload.jsonl, and docs/benchmarks.md is written from the last.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import shlex
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 
@@ -40,6 +41,8 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 _LOOK_SECONDS = 5.0
 _GOAL_MS = 50
 _GOAL_KEPT = 0.95
+_OTHER = "127.0.0.2"
+"""The address of the other client."""
 
 
 def main() -> None:
@@ -68,6 +71,12 @@ def _measured(asked: Questions, options: argparse.Namespace) -> Row:
             check(report, subject.name)
             return report
 
+        def other(seconds: float, warm_up: float) -> Report:
+            plan = subject.plan(server.port, asked, clients=1, seconds=seconds, warm_up=warm_up)
+            return drive(replace(plan, source=_OTHER))
+
+        lone = other(options.peak_seconds, 1.0)
+        check(lone, subject.name)
         before, rounds = peak(), []
         for _ in range(options.rounds):
             # The warm-up fills the queue: what is measured is a service that is overloaded already.
@@ -80,10 +89,15 @@ def _measured(asked: Questions, options: argparse.Namespace) -> Row:
             )
             process = begin(plan)
             memory = _watched(server, options.warm_up + options.seconds)
-            overloaded, after = end(process), peak()
+            overloaded = end(process)
+            process = begin(replace(plan, seconds=options.beside_seconds + options.warm_up))
+            beside = other(options.beside_seconds, options.warm_up)
+            end(process)
+            after = peak()
             found: Row = {
                 "before": asdict(before),
                 "overloaded": asdict(overloaded),
+                "beside": asdict(beside),
                 "after": asdict(after),
                 "memory": memory,
             }
@@ -96,6 +110,7 @@ def _measured(asked: Questions, options: argparse.Namespace) -> Row:
         "serve_args": options.serve_args,
         "times": options.times,
         "clients": options.clients,
+        "lone": asdict(lone),
         "rounds": rounds,
     }
 
@@ -132,13 +147,14 @@ def _text(row: Row) -> str:
     rounds: list[Row] = row["rounds"]
     kept = [_kept(found) for found in rounds]
     reports = [Report(**found["overloaded"]) for found in rounds]
+    besides = [Report(**found["beside"]) for found in rounds]
     sizes = [[look["pss"] / 1e6 for look in found["memory"]] for found in rounds]
     errors = Counter[str]()
-    for report in reports:
+    for report in (*reports, *besides):
         errors.update(report.errors)
 
-    def middle(value: Callable[[Report], float]) -> float:
-        return median(value(report) for report in reports)
+    def middle(value: Callable[[Report], float], of: Sequence[Report] = reports) -> float:
+        return median(value(report) for report in of)
 
     refused = sum(report.refused["count"] for report in reports)
     asked = sum(report.asked for report in reports)
@@ -168,7 +184,24 @@ def _text(row: Row) -> str:
             f"**{middle(lambda r: r.refused.get('p99', 0)):.1f} ms**",
             f"≤ {_GOAL_MS} ms",
         ),
-        ("wrong answers", str(sum(report.wrong for report in reports)), "0"),
+        (
+            "another client: answers, p50",
+            f"**{middle(lambda r: r.latency.get('p50', 0), besides):.0f} ms** "
+            f"(with nobody else {row['lone']['latency']['p50']:.0f} ms)",
+            "",
+        ),
+        (
+            "another client: answers, p99",
+            f"{middle(lambda r: r.latency.get('p99', 0), besides):.0f} ms",
+            "",
+        ),
+        (
+            "another client: refused",
+            f"**{sum(report.refused['count'] for report in besides)}** "
+            f"of {sum(report.asked for report in besides)}",
+            "0",
+        ),
+        ("wrong answers", str(sum(report.wrong for report in (*reports, *besides))), "0"),
         ("errors", ", ".join(f"{n} of {name}" for name, n in errors.items()) or "none", "none"),
         ("memory, first to last", f"{sizes[0][0]:.0f} to {sizes[-1][-1]:.0f} MB", ""),
         ("memory, most", f"{max(map(max, sizes)):.0f} MB", ""),
@@ -197,6 +230,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0, help="of each round")
     parser.add_argument("--warm-up", type=float, default=5.0, help="of the overload, in seconds")
     parser.add_argument("--clients", type=int, default=32, help="of the closed loop")
+    parser.add_argument(
+        "--beside-seconds", type=float, default=20.0, help="of each round with another client"
+    )
     parser.add_argument("--peak-seconds", type=float, default=10.0, help="of the closed loop")
     add_serving_options(parser)
     return parser.parse_args()

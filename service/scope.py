@@ -15,6 +15,12 @@ CLIENT_CLOSED = 499
 """The status that nginx and others count where the client left before there was an answer."""
 
 
+def client_of(scope: Scope) -> str:
+    """Name who asks; all whom nobody has named are one client."""
+    client: str = scope.get(CLIENT, "")
+    return client
+
+
 def header_of(scope: Scope, name: bytes) -> bytes | None:
     """Find a header; the first, if it came several times.
 

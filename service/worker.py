@@ -17,7 +17,7 @@ import ssl
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import bentoml
 import uvicorn
@@ -25,14 +25,13 @@ from starlette.types import ASGIApp
 from uvicorn.config import STARTUP_FAILURE
 
 from service.guard import tls
+from service.guard.callers import Callers
 from service.guard.door import Door
 from service.guard.limits import Shared
+from service.guard.middleware import Guard
 from service.guard.protocol import GuardedProtocol
 from service.guard.settings import BACKLOG, DRAIN_SECONDS
 from service.settings import Settings
-
-if TYPE_CHECKING:
-    from service.inference.engine import Engine
 
 _CHECK_SECONDS = 0.25
 _HANDSHAKE_SECONDS = 10.0
@@ -45,7 +44,7 @@ class Server(uvicorn.Server):
         config: uvicorn's own settings.
         settings: The service's.
         context: For TLS.
-        engine: Gives the engine, once the application has started.
+        door: Gives the door, once the application has started.
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class Server(uvicorn.Server):
         config: uvicorn.Config,
         settings: Settings,
         context: ssl.SSLContext | None,
-        engine: Callable[[], Engine],
+        door: Callable[[], Door | None],
     ) -> None:
         super().__init__(config)
         self._context = context
@@ -62,15 +61,14 @@ class Server(uvicorn.Server):
             head_seconds=settings.header_timeout,
             idle_seconds=settings.keep_alive,
         )
-        self._settings = settings
-        self._engine = engine
+        self._door = door
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then take connections."""
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             sys.exit(STARTUP_FAILURE)
-        self._shared.door = Door.of(self._settings, self._engine())
+        self._shared.door = self._door()
         loop = asyncio.get_running_loop()
         handshake = None if self._context is None else _HANDSHAKE_SECONDS
         self.servers = [
@@ -121,8 +119,9 @@ def main() -> None:
 
     from service.main import app, application
 
+    callers = Callers(settings)
     config = uvicorn.Config(
-        _outermost(application),
+        _outermost(application, callers),
         loop="uvloop",
         http=GuardedProtocol,
         ws="none",
@@ -137,11 +136,16 @@ def main() -> None:
         timeout_keep_alive=max(1, round(settings.keep_alive)),
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
-    server = Server(config, settings, tls.context(settings), lambda: app.state.engine)
+    server = Server(
+        config,
+        settings,
+        tls.context(settings),
+        lambda: Door.of(settings, app.state.engine, callers),
+    )
     server.run([socket.socket(fileno=descriptor)])
 
 
-def _outermost(application: bentoml.Service[Any]) -> ASGIApp:
+def _outermost(application: bentoml.Service[Any], callers: Callers) -> ASGIApp:
     """Put our middlewares around BentoML's: what it does for each request is for its own routes.
 
     Its spans, its timeout and its context take a tenth of a millisecond, for requests that never
@@ -151,7 +155,8 @@ def _outermost(application: bentoml.Service[Any]) -> ASGIApp:
     application.middlewares.clear()
     app: ASGIApp = application.to_asgi()
     for middleware, options in reversed(ours):
-        app = middleware(app, **options)
+        same = {"callers": callers} if middleware is Guard else {}
+        app = middleware(app, **options, **same)
     return app
 
 

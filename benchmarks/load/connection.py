@@ -10,6 +10,8 @@ Address = tuple[str, int]
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _CHUNK = 65536
+_BIND_ADDRESS_NO_PORT = 24
+"""Of Linux; Python has no name for it."""
 _SEND_BUFFER = 2**20
 """Most images go to the kernel in one call."""
 
@@ -37,15 +39,19 @@ class Connection:
     Args:
         address: Host and port.
         selector: Is told what this waits for.
+        source: The address to send from.
     """
 
     __slots__ = ("_cut", "_in", "_out", "_selector", "_waits_for", "asked", "fresh", "keep", "sock")
 
-    def __init__(self, address: Address, selector: selectors.BaseSelector) -> None:
+    def __init__(self, address: Address, selector: selectors.BaseSelector, source: str) -> None:
         self.sock = socket.socket()
         self.sock.setblocking(False)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        # The kernel shall choose the port when it knows where to: there are more of them then.
+        self.sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+        self.sock.bind((source, 0))
         self.sock.connect_ex(address)
         self.asked: Asked | None = None
         self.fresh = True

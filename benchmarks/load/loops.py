@@ -46,7 +46,7 @@ class _Loop(ABC):
         return next(self._images)
 
     def connect(self) -> Connection:
-        return Connection(("127.0.0.1", self.plan.port), self.selector)
+        return Connection(("127.0.0.1", self.plan.port), self.selector, self.plan.source)
 
     def ask(self, connection: Connection, asked: Asked) -> None:
         self.busy.add(connection)

@@ -25,6 +25,7 @@ class Plan:
         connections: Open loop: at most so many.
         requests: Closed loop: stop after so many answers; 0: after the seconds.
         timeout: Seconds after which a request counts as failed.
+        source: The address to send from; on Linux all of 127.0.0.0/8 are this machine's.
         seed: Of the order of the images and of the random times.
     """
 
@@ -42,6 +43,7 @@ class Plan:
     connections: int = 2000
     requests: int = 0
     timeout: float = 60.0
+    source: str = "127.0.0.1"
     seed: int = 0
 
     def to_json(self) -> str:

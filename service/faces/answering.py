@@ -18,7 +18,8 @@ from starlette.responses import Response
 
 from service.faces import problems
 from service.faces.problems import Problem
-from service.inference.engine import Engine, QueueFullError
+from service.inference.engine import Engine
+from service.inference.places import QueueFullError
 from service.scope import CLIENT_CLOSED, ENDED
 from tlserve.errors import ImageError, ImageTooLargeError
 

@@ -23,6 +23,7 @@ from service.faces.forms import Part
 from service.faces.limits import Limits
 from service.faces.uploads import file_in, files_of
 from service.inference.engine import Engine
+from service.scope import client_of
 
 
 @answering
@@ -31,21 +32,22 @@ async def predict_batch(request: Request, engine: Engine) -> Response:
     top_k = top_k_of(request)
     limits = Limits.of(engine.settings)
     held = limits.places(declared_length(request))
-    with engine.place(held):
+    client = client_of(request.scope)
+    with engine.places.take(client, held):
         parts = await files_of(request, limits)
-        with engine.place(max(0, len(parts) - held)):
-            outcomes = await gathered([_answer(engine, part) for part in parts])
+        with engine.places.take(client, max(0, len(parts) - held)):
+            outcomes = await gathered([_answer(engine, part, client) for part in parts])
     results = [
         _result(engine, part, outcome, top_k) for part, outcome in zip(parts, outcomes, strict=True)
     ]
     return json_answer({"model": model_of(engine), "results": results})
 
 
-async def _answer(engine: Engine, part: Part) -> NDArray[np.float64]:
+async def _answer(engine: Engine, part: Part, client: str) -> NDArray[np.float64]:
     data = file_in(part, engine.settings.max_bytes)
     # Whoever decodes holds the bytes: the form need not hold them, too.
     part.chunks.clear()
-    return (await engine.answer(data)).probabilities
+    return (await engine.answer(data, client)).probabilities
 
 
 def _result(

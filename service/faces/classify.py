@@ -22,6 +22,7 @@ from service.faces.answering import (
 from service.faces.problems import Problem
 from service.faces.uploads import FIELD, image_and_values, is_form
 from service.inference.engine import Engine
+from service.scope import client_of
 
 _PREDICTION = {
     "type": "object",
@@ -62,7 +63,8 @@ _SCHEMA = {
 @answering
 async def classify(request: Request, engine: Engine) -> Response:
     """Answer for the image in the form, with nothing but the list of its classes."""
-    with engine.place():
+    client = client_of(request.scope)
+    with engine.places.take(client):
         if not is_form(request):
             raise Problem(
                 problems.UNSUPPORTED_TYPE,
@@ -72,7 +74,7 @@ async def classify(request: Request, engine: Engine) -> Response:
         data, values = await image_and_values(request, engine.settings.max_bytes, ("top_k",))
         top_k = parsed_top_k([values["top_k"]]) if "top_k" in values else DEFAULT_TOP_K
         async with in_time():
-            answered = await engine.answer(data)
+            answered = await engine.answer(data, client)
     return json_answer(named(engine, answered.probabilities, top_k))
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from service.faces import problems
+from service.guard.callers import Callers, Headers
 from service.guard.headers import secured
 from service.observe import tracing
 from service.observe.faces import face_of
@@ -32,30 +32,37 @@ _INFER = re.compile(rb"/v2/models/[^/]+(/versions/[^/]+)?/infer")
 _ID = "{request-id}"
 """Stands for the request's id in what is written once for many."""
 
-Headers = Iterable[tuple[bytes, bytes]]
-
 
 class Door:
     """Answers for an engine that is full.
 
-    Keys, rates and names are not looked at: nothing is given to anybody.
+    Rates and names of hosts are not looked at: nothing is given to anybody. Behind a proxy it knows
+    the proxy only, and leaves to the application whatever that may be given.
 
     Args:
         engine: Knows whether there is room.
+        callers: Knows for whom.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, callers: Callers) -> None:
         self._engine = engine
+        self._callers = callers
 
     @classmethod
-    def of(cls, settings: Settings, engine: Engine) -> Door | None:
+    def of(cls, settings: Settings, engine: Engine, callers: Callers) -> Door | None:
         """Make one, but where each request must be seen whole: by the log, a trace or a browser."""
         if settings.access_log or settings.cors_origins or tracing.on():
             return None
-        return cls(engine)
+        return cls(engine, callers)
 
     def refusal(
-        self, url: bytes, headers: Headers, default_headers: Headers, *, keep_alive: bool
+        self,
+        url: bytes,
+        headers: Headers,
+        default_headers: Headers,
+        *,
+        host: str | None,
+        keep_alive: bool,
     ) -> bytes | None:
         """Write the whole answer to a POST that there is no room for.
 
@@ -63,17 +70,20 @@ class Door:
             url: As it came.
             headers: The request's.
             default_headers: Of every answer.
+            host: The address that it came from.
             keep_alive: Whether the connection goes on afterwards.
 
         Returns:
-            ``None`` if there is room, or the request asks for none.
+            ``None`` if there is room, the request asks for none, or its client is not known.
         """
         raw_path = url.partition(b"?")[0]
         is_v2 = raw_path not in _IMAGES
         if is_v2 and not _INFER.fullmatch(raw_path):
             return None
         started = time.perf_counter()
-        full = self._engine.full()
+        places = self._engine.places
+        client = None if places.free else self._callers.client_of(headers, host)
+        full = None if client is None else places.refusal(client)
         if full is None:
             return None
         given = next((value for name, value in headers if name == b"x-request-id"), None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,9 +11,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.faces import problems
 from service.faces.problems import Problem
 from service.guard import refusals
+from service.guard.callers import Callers, address, key_in
 from service.guard.headers import secured
-from service.guard.keys import KeyRing
-from service.guard.rates import Buckets, Taken, address_of
+from service.guard.rates import Buckets, Taken
 from service.scope import CLIENT, DRAINING
 from service.settings import Settings
 
@@ -30,12 +29,15 @@ class Guard:
     Args:
         app: What is guarded.
         settings: From the environment, unless given.
+        callers: Names clients, as these settings say; made here unless given.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings | None = None, callers: Callers | None = None
+    ) -> None:
         settings = settings or Settings.from_environment(os.environ)
         self._app = app
-        self._entry: ASGIApp = _Admission(app, settings)
+        self._entry: ASGIApp = _Admission(app, settings, callers or Callers(settings))
         if settings.cors_origins:
             # Around the admission: a preflight request brings no key, and pages may read refusals.
             self._entry = CORSMiddleware(
@@ -64,41 +66,13 @@ class Guard:
             await self._entry(scope, receive, secure)
 
 
-@dataclass(slots=True)
-class _Request:
-    """The headers that admission looks at; raw, as they came."""
-
-    host: bytes = b""
-    content_type: bytes = b""
-    authorization: bytes = b""
-    api_key: bytes = b""
-
-    @property
-    def key(self) -> bytes:
-        """The API key that it brings; empty if none."""
-        scheme, _, credentials = self.authorization.partition(b" ")
-        if scheme.lower() == b"bearer":
-            return credentials.strip()
-        return self.api_key.strip()
-
-
-_FIELDS = {
-    b"host": "host",
-    b"content-type": "content_type",
-    b"authorization": "authorization",
-    b"x-api-key": "api_key",
-}
-
-
 class _Admission:
     """Lets a request through, or answers it with a problem document."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, callers: Callers) -> None:
         self._app = app
         self._hosts = settings.allowed_hosts
-        self._keys: KeyRing | None = None
-        if settings.api_keys or settings.api_keys_file:
-            self._keys = KeyRing(settings.api_keys, settings.api_keys_file)
+        self._callers = callers
         self._buckets: Buckets | None = None
         if settings.rate:
             self._buckets = Buckets(settings.rate, settings.burst_or_default)
@@ -133,27 +107,30 @@ class _Admission:
             if path in _READINESS and scope.get("state", {}).get(DRAINING):
                 raise problems.busy("The service is about to end.", 1)
             return None
-        request = _Request()
+        host = content_type = b""
         for name, value in scope["headers"]:
-            if name in _FIELDS:
-                setattr(request, _FIELDS[name], value)
+            if name == b"host":
+                host = value
+            elif name == b"content-type":
+                content_type = value
         if self._hosts:
-            self._check_host(request.host)
-        client = address_of(scope["client"][0]) if scope.get("client") else "local"
-        name = self._keys.name_of(request.key) if self._keys is not None and request.key else None
+            self._check_host(host)
+        client = address(scope["client"][0] if scope.get("client") else None)
+        key = key_in(scope["headers"]) if self._callers.need_keys else b""
+        owner = self._callers.name_of(key)
         taken = None
         if self._buckets is not None:
             # An address and a key of the same text are two clients.
-            taken = self._take(f"address {client}" if name is None else f"key {name}")
-        if self._keys is not None and name is None:
-            raise _unauthorized(wrong=bool(request.key))
-        if b"pickle" in request.content_type.lower():
+            taken = self._take(f"address {client}" if owner is None else f"key {owner}")
+        if self._callers.need_keys and owner is None:
+            raise _unauthorized(wrong=bool(key))
+        if b"pickle" in content_type.lower():
             raise Problem(
                 problems.UNSUPPORTED_TYPE,
                 "Pickled objects are not accepted: reading one runs whatever code is in it.",
                 hint="Send the image file itself.",
             )
-        scope[CLIENT] = name or client
+        scope[CLIENT] = owner or client
         return taken
 
     def _check_host(self, header: bytes) -> None:

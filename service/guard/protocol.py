@@ -127,7 +127,11 @@ class GuardedProtocol(HttpToolsProtocol):
             return False
         keep_alive = self._keeps_alive()
         answer = shared.door.refusal(
-            self.url, self.headers, self.server_state.default_headers, keep_alive=keep_alive
+            self.url,
+            self.headers,
+            self.server_state.default_headers,
+            host=self.client[0] if self.client else None,
+            keep_alive=keep_alive,
         )
         if answer is None:
             return False

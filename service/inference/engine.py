@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.inference.places import Places
 from service.inference.plan import Plan
 from service.inference.scheduler import Scheduler
 from service.inference.timing import Timing
@@ -33,20 +32,6 @@ _PATIENCE = 0.1
 
 Tensor = NDArray[np.float32]
 Row = NDArray[np.float64]
-
-
-class QueueFullError(Exception):
-    """As many images are inside as may be, or one more would wait longer than it may.
-
-    Args:
-        rule: The rule and the value that broke it.
-        wait: In how many seconds there may be room.
-    """
-
-    def __init__(self, rule: str, wait: float) -> None:
-        super().__init__(rule)
-        self.rule = rule
-        self.wait = wait
 
 
 @dataclass(slots=True)
@@ -72,6 +57,9 @@ class Engine:
         metrics: Is told about every batch.
         lone: The same model on all processors, for an image that is alone; where it is ``None``,
             such an image runs as any other.
+
+    Attributes:
+        places: Admits images; whoever asks for an answer has a place first.
     """
 
     def __init__(
@@ -87,12 +75,17 @@ class Engine:
         self.running = running
         self.metrics = metrics
         self._lone = lone or predictor
-        self._inside = 0
-        self._most = settings.max_queue + running.max_batch * running.lanes
-        self._scheduler: Scheduler[bytes, Tensor, Row] = Scheduler(
+        scheduler: Scheduler[bytes, Tensor, Row] = Scheduler(
             self._prepare, self._run, _plan(running), metrics
         )
-        metrics.watch(queue_depth=lambda: self._scheduler.waiting, inside=lambda: self._inside)
+        self._scheduler = scheduler
+        self.places = Places(
+            settings.max_queue + running.max_batch * running.lanes,
+            settings.max_wait,
+            lambda: scheduler.depth,
+            lambda: scheduler.seconds_each,
+        )
+        metrics.watch(queue_depth=lambda: scheduler.waiting, inside=lambda: self.places.inside)
         self._scheduler.start()
 
     @classmethod
@@ -137,43 +130,17 @@ class Engine:
         """Finish what was accepted and end the threads."""
         self._scheduler.stop()
 
-    def full(self, images: int = 1) -> QueueFullError | None:
-        """Say why there is no room for so many images more; ``None``: there is."""
-        wait = self._scheduler.wait
-        if self._inside + images > self._most:
-            return QueueFullError(f"{self._inside} images wait already.", wait)
-        if wait > self.settings.max_wait:
-            return QueueFullError(
-                f"An image would wait {wait:.1f} s; {self.settings.max_wait:g} s are allowed.", wait
-            )
-        return None
-
-    @contextmanager
-    def place(self, images: int = 1) -> Iterator[None]:
-        """Take a request in, before its body is read: what waits to be decoded waits too.
-
-        Raises:
-            QueueFullError: Too many images are inside already, or it would wait too long.
-        """
-        if full := self.full(images):
-            raise full
-        self._inside += images
-        try:
-            yield
-        finally:
-            self._inside -= images
-
-    async def answer(self, data: bytes) -> Answered:
-        """Answer for the bytes of one image file.
+    async def answer(self, data: bytes, client: str = "") -> Answered:
+        """Answer for the bytes of one image file, in its client's turn.
 
         Raises:
             ImageError: The image cannot be used.
         """
-        return self._observed(*await self._scheduler.submit(data))
+        return self._observed(*await self._scheduler.submit(data, client))
 
-    async def answer_tensor(self, tensor: Tensor) -> Answered:
+    async def answer_tensor(self, tensor: Tensor, client: str = "") -> Answered:
         """Answer for one preprocessed image: float32, shape [3, height, width]."""
-        return self._observed(*await self._scheduler.submit_prepared(tensor))
+        return self._observed(*await self._scheduler.submit_prepared(tensor, client))
 
     def _observed(self, probabilities: Row, timing: Timing) -> Answered:
         self.metrics.answered_image(probabilities, timing.delivery)

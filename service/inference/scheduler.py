@@ -1,6 +1,7 @@
 """Who does what next: a few threads share decoding and batches of inference.
 
-Each item is prepared on its own, so that a bad one never meets a batch; what is prepared when a
+Each item is prepared on its own, so that a bad one never meets a batch, and clients have turns, so
+that one who sends many keeps nobody else waiting for all of them. What is prepared when a
 lane is free runs as one batch. A thread that is free does whatever is most useful: it runs what is
 ready if it can, else it prepares an item. No thread waits while there is work, a lone item leaves
 at once, and where threads are about as many as processors they hardly compete for them, which costs
@@ -23,6 +24,7 @@ from typing import Generic
 from service.inference.entries import Entry, Item, Job, Result, deliver
 from service.inference.plan import Observer, Plan
 from service.inference.timing import Timing
+from service.inference.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +61,7 @@ class Scheduler(Generic[Job, Item, Result]):
         self._run = run
         self._plan = plan
         self._observer = observer
-        self._jobs: deque[Entry[Job, Item, Result]] = deque()
+        self._waiting: Turns[Entry[Job, Item, Result]] = Turns()
         self._ready: deque[Entry[Job, Item, Result]] = deque()
         self._most = plan.max_batch
         """The most items in a group."""
@@ -90,15 +92,11 @@ class Scheduler(Generic[Job, Item, Result]):
     @property
     def waiting(self) -> int:
         """How many items wait to be prepared, or for their batch."""
-        return len(self._jobs) + len(self._ready)
+        return len(self._waiting) + len(self._ready)
 
     @property
-    def wait(self) -> float:
-        """How many seconds an item that came now would take, at the speed of late."""
-        return self._inside * self._seconds_each
-
-    @property
-    def _seconds_each(self) -> float:
+    def seconds_each(self) -> float:
+        """How many seconds each item took of late, all threads together; 0: not known."""
         return self._seconds / self._done if self._done else 0.0
 
     def start(self) -> None:
@@ -114,31 +112,35 @@ class Scheduler(Generic[Job, Item, Result]):
         for thread in self._threads:
             thread.join()
 
-    async def submit(self, job: Job) -> tuple[Result, Timing]:
+    async def submit(self, job: Job, client: str = "") -> tuple[Result, Timing]:
         """Prepare a job and run it in the next batch that has room for it.
+
+        Args:
+            job: What its item is made of.
+            client: Whose turn it takes.
 
         Raises:
             SchedulerStoppedError: :meth:`stop` was called.
             Exception: Whatever preparing or running this very job raised.
         """
-        return await self._enter(self._jobs, job, None)
+        return await self._enter(job, None, client)
 
-    async def submit_prepared(self, item: Item) -> tuple[Result, Timing]:
+    async def submit_prepared(self, item: Item, client: str = "") -> tuple[Result, Timing]:
         """Likewise for an item that needs no preparing."""
-        return await self._enter(self._ready, None, item)
+        return await self._enter(None, item, client)
 
     async def _enter(
-        self, queue: deque[Entry[Job, Item, Result]], job: Job | None, item: Item | None
+        self, job: Job | None, item: Item | None, client: str
     ) -> tuple[Result, Timing]:
         loop = asyncio.get_running_loop()
-        entry: Entry[Job, Item, Result] = Entry(job, item, loop.create_future(), loop)
+        entry: Entry[Job, Item, Result] = Entry(job, item, loop.create_future(), loop, client)
         with self._changed:
             if self._stopped:
                 raise SchedulerStoppedError
             if not self._inside:
                 self._last_end = entry.since
             self._inside += 1
-            queue.append(entry)
+            self._waiting.append(client, entry)
             self._changed.notify()
         return await entry.future
 
@@ -155,25 +157,41 @@ class Scheduler(Generic[Job, Item, Result]):
         """Wait for something to do; ``None`` says that there will be nothing more."""
         with self._changed:
             while True:
-                # Whoever has left in the meantime is not worth the work, nor is waiting for it.
-                self._drop_cancelled(self._jobs)
-                self._drop_cancelled(self._ready)
+                self._tidy()
                 if group := self._group():
                     return group
-                # Prepared items take much more memory than jobs: not many more than run soon are
-                # made.
-                if self._jobs and len(self._ready) < 2 * self._most * self._plan.lanes:
-                    return self._jobs.popleft()
-                if self._stopped and not self._jobs and not self._ready:
+                if self._waiting and self._room:
+                    return self._waiting.popleft()
+                if self._stopped and not self._waiting and not self._ready:
                     return None
                 self._idle += 1
                 self._changed.wait()
                 self._idle -= 1
 
-    def _drop_cancelled(self, queue: deque[Entry[Job, Item, Result]]) -> None:
-        while queue and queue[0].future.cancelled():
-            queue.popleft()
+    @property
+    def _room(self) -> bool:
+        """Whether another item may be prepared.
+
+        They take much more memory than jobs: not many more than run soon are made.
+        """
+        return len(self._ready) < 2 * self._most * self._plan.lanes
+
+    def _tidy(self) -> None:
+        """See that what is first in each queue is worth its turn."""
+        # Whoever has left in the meantime is not worth the work, nor is waiting for it.
+        while self._ready and self._ready[0].future.cancelled():
+            self._ready.popleft()
             self._inside -= 1
+        while self._waiting:
+            first = self._waiting.first
+            if first.future.cancelled():
+                self._waiting.popleft()
+                self._inside -= 1
+            elif first.item is not None and self._room:
+                # It came prepared.
+                self._ready.append(self._waiting.popleft())
+            else:
+                return
 
     def _group(self) -> list[Entry[Job, Item, Result]]:
         """Take what one thread can run now; nothing if there is nothing, or no lane for it."""
@@ -186,7 +204,7 @@ class Scheduler(Generic[Job, Item, Result]):
             # forms meanwhile.
             full = min(full, max(1, 2 * self._inside // (2 * plan.lanes + 1)))
             waited = time.perf_counter() - ready[0].since
-            if self._jobs and len(ready) < full and waited < plan.patience:
+            if self._waiting and len(ready) < full and waited < plan.patience:
                 return []
         # Others that are idle get their share of what is there.
         lanes = min(plan.lanes - self._running, self._idle + 1)
@@ -202,7 +220,7 @@ class Scheduler(Generic[Job, Item, Result]):
             # The last of them left this very moment, and no lane is taken.
             return group
         self._running += 1
-        if self._idle and (ready or self._jobs):
+        if self._idle and (ready or self._waiting):
             # There is room for what was held back, and a share for another lane.
             self._changed.notify(self._idle)
         return group
@@ -238,7 +256,7 @@ class Scheduler(Generic[Job, Item, Result]):
             self._seconds = _MEMORY * self._seconds + now - self._last_end
             self._done = _MEMORY * self._done + len(group)
             self._last_end = now
-            self._most = self._plan.most_in_group(self._seconds_each)
+            self._most = self._plan.most_in_group(self.seconds_each)
             if self._stopped:
                 self._changed.notify_all()
         deliver(group, outcomes)

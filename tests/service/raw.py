@@ -19,8 +19,10 @@ def address_of(server: Server) -> tuple[str, int]:
 
 
 @contextmanager
-def connected(server: Server) -> Iterator[socket.socket]:
-    with socket.create_connection(address_of(server), timeout=30) as connection:
+def connected(server: Server, source: str = "") -> Iterator[socket.socket]:
+    """Connect, from one of this machine's own addresses if it matters which."""
+    own = (source, 0) if source else None
+    with socket.create_connection(address_of(server), 30, own) as connection:
         yield connection
 
 

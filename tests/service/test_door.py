@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
 
 from service.guard import keys
-from tests.service import bundle as bundles
+from tests.service.crowd import FEW, IMAGE, PREDICT, counted, full
 from tests.service.raw import answer, connected, head, rest, statuses
 from tests.service.server import Server, running
 from tlserve.bundle import Bundle
-
-IMAGE = bundles.image(0)
-PREDICT = head("POST", "/predict", Content_Length=len(IMAGE)) + IMAGE
-FEW = ("--max-queue", "1", "--max-batch", "1")
 
 
 @pytest.fixture(scope="module")
@@ -29,38 +23,12 @@ def server(bundle: Bundle) -> Iterator[Server]:
     assert server.log == []
 
 
-@contextmanager
-def full(server: Server, key: str = "") -> Iterator[None]:
-    """Take all places by requests whose bodies do not come."""
-    while counted(server, "tlserve_requests_inside", key):
-        time.sleep(0.05)
-    with ExitStack() as stack:
-        while True:
-            connection = stack.enter_context(connected(server))
-            connection.sendall(head("POST", "/predict", Content_Length=len(IMAGE), X_API_Key=key))
-            connection.settimeout(1)
-            try:
-                refused = connection.recv(65536)
-            except TimeoutError:
-                continue
-            assert statuses(refused) == [503]
-            break
-        yield
-
-
 def ask(server: Server, request: bytes) -> tuple[list[str], dict[str, Any]]:
     with connected(server) as connection:
         connection.sendall(request)
         top, _, body = answer(connection).partition(b"\r\n\r\n")
     lines = sorted(top.decode().lower().split("\r\n"))
     return [line for line in lines if not line.startswith("date: ")], json.loads(body)
-
-
-def counted(server: Server, name: str, key: str = "") -> float:
-    with server.client() as client:
-        text = client.get("/metrics", headers={"X-API-Key": key}).raise_for_status().text
-    found = re.search(rf"(?m)^{re.escape(name)} (\S+)$", text)
-    return float(found[1]) if found else 0.0
 
 
 def test_the_answer_is_what_the_application_answers(bundle: Bundle, server: Server) -> None:
@@ -163,10 +131,12 @@ def test_the_last_of_a_connection_ends_it(server: Server, option: str) -> None:
         assert b"connection: close" in data
 
 
-def test_nobody_is_asked_who_he_is(bundle: Bundle) -> None:
+def test_who_has_no_key_hears_nothing_of_the_queue(bundle: Bundle) -> None:
     key, line = keys.make("one")
     environment = {"TLSERVE_API_KEYS": line}
-    with running(bundle.path, *FEW, environment=environment) as server:
-        assert "http/1.1 401 unauthorized" in ask(server, PREDICT)[0]
-        with full(server, key):
-            assert "http/1.1 503 service unavailable" in ask(server, PREDICT)[0]
+    keyed = head("POST", "/predict", Content_Length=len(IMAGE), X_API_Key=key) + IMAGE
+    wrong = head("POST", "/predict", Content_Length=len(IMAGE), X_API_Key="other") + IMAGE
+    with running(bundle.path, *FEW, environment=environment) as server, full(server, key):
+        assert "http/1.1 503 service unavailable" in ask(server, keyed)[0]
+        for request in (PREDICT, wrong):
+            assert "http/1.1 401 unauthorized" in ask(server, request)[0]

@@ -217,9 +217,10 @@ def test_who_leaves_at_the_last_moment_takes_no_lane_along() -> None:
     async def scenario(scheduler: Scheduler[str, int, int]) -> int:
         leaving = asyncio.create_task(scheduler.submit_prepared(1))
         await asyncio.sleep(0)
+        # As a thread does, and then its client leaves.
+        scheduler._tidy()
         leaving.cancel()
         await asyncio.sleep(0)
-        # As a thread would that looked just before.
         assert scheduler._group() == []
         scheduler.start()
         return await asyncio.wait_for(result(scheduler, 7), 5)
@@ -282,7 +283,7 @@ def all_at_once(scheduler: Scheduler[str, int, int], jobs: int) -> list[tuple[in
     with scheduler._changed:
         running = threading.Thread(target=asyncio.run, args=(scenario(),))
         running.start()
-        while len(scheduler._jobs) < jobs and running.is_alive():
+        while len(scheduler._waiting) < jobs and running.is_alive():
             scheduler._changed.wait(0.001)
     running.join()
     return results
@@ -362,19 +363,71 @@ def test_the_expected_wait_follows_the_speed() -> None:
         return squares(items)
 
     async def scenario(scheduler: Scheduler[str, int, int]) -> float:
-        assert scheduler.wait == 0
+        assert scheduler.seconds_each == 0
         for _ in range(3):
             await scheduler.submit("1")
         tasks = [asyncio.create_task(scheduler.submit("1")) for _ in range(20)]
         await asyncio.sleep(0)
-        expected = scheduler.wait
+        expected = scheduler.depth * scheduler.seconds_each
         await asyncio.gather(*tasks)
-        assert scheduler.wait == 0
+        assert scheduler.depth == 0
         return expected
 
     with scheduling(slow, workers=1, max_batch=1) as (scheduler, _):
         # Twenty at ten milliseconds each; sleeping takes longer than asked for, never shorter.
         assert 0.15 < asyncio.run(scenario(scheduler)) < 2
+
+
+def test_each_client_has_its_turn() -> None:
+    gate = Gate(squares)
+    order: list[int] = []
+
+    async def asked(scheduler: Scheduler[str, int, int], item: int, client: str) -> None:
+        await scheduler.submit(str(item), client)
+        order.append(item)
+
+    async def scenario(scheduler: Scheduler[str, int, int]) -> None:
+        tasks = [asyncio.create_task(result(scheduler, 1))]
+        await asyncio.to_thread(gate.entered.wait, 10)
+        many = [asyncio.create_task(asked(scheduler, item, "many")) for item in range(10, 16)]
+        await asyncio.sleep(0)
+        few = [asyncio.create_task(asked(scheduler, item, "few")) for item in (20, 21)]
+        await asyncio.sleep(0)
+        gate.open.set()
+        await asyncio.gather(*tasks, *many, *few)
+
+    with scheduling(gate, workers=1, max_batch=1) as (scheduler, _):
+        asyncio.run(scenario(scheduler))
+    # What was prepared while the batch before ran is as many as there are batches to come.
+    assert order.index(20) <= 4
+    assert order.index(21) <= 6
+    assert [item for item in order if item < 20] == list(range(10, 16))
+
+
+def test_what_came_prepared_has_its_turn_too() -> None:
+    gate = Gate(squares)
+
+    async def scenario(scheduler: Scheduler[str, int, int]) -> list[int]:
+        order: list[int] = []
+
+        async def tensors(item: int, client: str) -> None:
+            await scheduler.submit_prepared(item, client)
+            order.append(item)
+
+        running = asyncio.create_task(result(scheduler, 1))
+        await asyncio.to_thread(gate.entered.wait, 10)
+        tasks = [asyncio.create_task(tensors(item, "many")) for item in range(10, 30)]
+        await asyncio.sleep(0)
+        tasks.append(asyncio.create_task(tensors(40, "few")))
+        await asyncio.sleep(0)
+        gate.open.set()
+        await asyncio.gather(running, *tasks)
+        return order
+
+    with scheduling(gate, workers=1, max_batch=1) as (scheduler, _):
+        order = asyncio.run(scenario(scheduler))
+    assert order.index(40) <= 4
+    assert len(order) == 21
 
 
 def test_stopping_finishes_what_waits_and_takes_no_more() -> None:

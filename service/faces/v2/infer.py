@@ -20,6 +20,7 @@ from service.faces.v2.reading import HEADER, Accepted, Inference, read
 from service.faces.v2.responding import response
 from service.faces.v2.tensors import invalid
 from service.inference.engine import Engine
+from service.scope import client_of
 
 _JSON_BYTES = 64 * 1024
 """What the JSON may have beside its data."""
@@ -35,10 +36,11 @@ async def infer(request: Request, engine: Engine) -> Response:
     must_be_plain(request)
     limits = Limits.of(engine.settings)
     held = limits.places(declared_length(request))
-    with engine.place(held):
+    client = client_of(request.scope)
+    with engine.places.take(client, held):
         inference = await _read(request, engine, limits)
-        with engine.place(max(0, inference.count - held)):
-            answers = await _answers(engine, inference)
+        with engine.places.take(client, max(0, inference.count - held)):
+            answers = await _answers(engine, inference, client)
     return response(engine, inference, answers)
 
 
@@ -60,11 +62,15 @@ async def _read(request: Request, engine: Engine, limits: Limits) -> Inference:
     return await asyncio.to_thread(read, body, header_length, accepted)
 
 
-async def _answers(engine: Engine, inference: Inference) -> list[NDArray[np.float64]]:
+async def _answers(engine: Engine, inference: Inference, client: str) -> list[NDArray[np.float64]]:
     if inference.tensors is not None:
-        outcomes = await gathered([_of_tensor(engine, tensor) for tensor in inference.tensors])
+        outcomes = await gathered(
+            [_of_tensor(engine, tensor, client) for tensor in inference.tensors]
+        )
     else:
-        outcomes = await gathered([_of_image(engine, data) for data in inference.images or ()])
+        outcomes = await gathered(
+            [_of_image(engine, data, client) for data in inference.images or ()]
+        )
     answers = []
     for index, outcome in enumerate(outcomes):
         if isinstance(outcome, Exception):
@@ -75,16 +81,18 @@ async def _answers(engine: Engine, inference: Inference) -> list[NDArray[np.floa
     return answers
 
 
-async def _of_image(engine: Engine, data: bytes) -> NDArray[np.float64]:
+async def _of_image(engine: Engine, data: bytes, client: str) -> NDArray[np.float64]:
     checked_image(data, len(data), engine.settings.max_bytes)
-    probabilities = (await engine.answer(data)).probabilities
+    probabilities = (await engine.answer(data, client)).probabilities
     if not np.isfinite(probabilities).all():
         raise ValueError("a probability is no number")
     return probabilities
 
 
-async def _of_tensor(engine: Engine, tensor: NDArray[np.float32]) -> NDArray[np.float64]:
-    probabilities = (await engine.answer_tensor(tensor)).probabilities
+async def _of_tensor(
+    engine: Engine, tensor: NDArray[np.float32], client: str
+) -> NDArray[np.float64]:
+    probabilities = (await engine.answer_tensor(tensor, client)).probabilities
     if not np.isfinite(probabilities).all():
         raise invalid(
             "The network's answer to these values is not finite.",
