@@ -31,6 +31,7 @@ from service.guard.limits import Shared
 from service.guard.middleware import Guard
 from service.guard.protocol import GuardedProtocol
 from service.guard.settings import BACKLOG, DRAIN_SECONDS
+from service.holdings import Holdings
 from service.settings import Settings
 
 _CHECK_SECONDS = 0.25
@@ -57,7 +58,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._context = context
         self._shared = Shared(
-            max_connections=settings.max_connections,
+            connections=Holdings(settings.max_connections),
             head_seconds=settings.header_timeout,
             idle_seconds=settings.keep_alive,
         )

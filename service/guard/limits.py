@@ -6,6 +6,8 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from service.holdings import Holdings
+
 if TYPE_CHECKING:
     from service.guard.door import Door
 
@@ -34,14 +36,14 @@ class Shared:
     """What all connections of a server know.
 
     Attributes:
-        max_connections: How many there may be.
+        connections: How many there may be, and how many there are of each address.
         head_seconds: For a request's headers to arrive.
         idle_seconds: How long one may be idle between requests.
         draining: Whether the server is about to end.
         door: Turns requests away that there is no room for; without one, the application does.
     """
 
-    max_connections: int
+    connections: Holdings
     head_seconds: float
     idle_seconds: float
     draining: bool = False

@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 from service.faces import problems
 from service.faces.problems import Problem
 from service.guard import heads, limits, refusals
+from service.guard.callers import address
 from service.guard.cycle import Cycle
 from service.guard.limits import Phase, Shared
 from service.scope import DRAINING, ENDED
@@ -44,24 +45,30 @@ class GuardedProtocol(HttpToolsProtocol):
         """Bytes that came since the last that led to anything: an endless header, for example."""
         self._problem: Problem | None = None
         self._task: asyncio.Task[None] | None = None
+        self._address: str | None = None
+        """Who holds it, if it was taken in."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request, or refuse to."""
         super().connection_made(transport)
         self._enter(Phase.HEAD, self._shared.head_seconds)
-        if len(self.connections) > 2 * self._shared.max_connections:
+        held, client = self._shared.connections, address(self.client[0] if self.client else None)
+        if held.room(client):
+            held.add(client)
+            self._address = client
+            if self._shared.draining:
+                self.shutdown()
+        elif len(self.connections) - held.total > held.most:
             # Even those that are being told so are too many now.
             transport.abort()
-        elif len(self.connections) > self._shared.max_connections:
-            self._refuse(
-                problems.busy(f"There are {self._shared.max_connections} connections already.", 1)
-            )
-        elif self._shared.draining:
-            self.shutdown()
+        else:
+            self._refuse(refusals.too_many_connections(held, client))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop working for a client that has gone: others wait."""
         super().connection_lost(exc)
+        if self._address is not None:
+            self._shared.connections.remove(self._address)
         if self._task is not None and not self._task.done() and self.cycle.disconnected:
             self._task.cancel()
 

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from prometheus_client import Counter
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from service.faces import problems
 from service.faces.problems import Problem
+from service.holdings import Holdings
 
 _REFUSED = Counter(
     "tlserve_refused",
@@ -19,6 +21,12 @@ _REFUSED = Counter(
 def count(problem: Problem) -> None:
     """Note that something was refused."""
     _REFUSED.labels(problem.kind.name).inc()
+
+
+def too_many_connections(held: Holdings, client: str) -> Problem:
+    """Say that an address may have no further connection."""
+    whose = f", {held.of(client)} of them from this address" if held.sharing(client) > 1 else ""
+    return problems.busy(f"There are {held.total} connections already{whose}.", 1)
 
 
 def as_bytes(problem: Problem, default_headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from service.holdings import Holdings
 
 
 class QueueFullError(Exception):
@@ -22,15 +23,13 @@ class QueueFullError(Exception):
 
 
 class Places:
-    """Counts the images that were taken in and not yet answered, by client.
+    """Admits images, and counts by client those that were taken in and not yet answered.
 
-    While there is room, whoever comes is taken in. When there is none, a client that has less than
-    an equal share is taken in all the same, as its turn comes before most of what waits
-    (:class:`service.inference.turns.Turns`): one that keeps the queue full is the only one that
-    hears of it. There are never more than twice as many inside as one client may have.
+    A client that has less than its share is taken in where there is no room, as its turn comes
+    before most of what waits (:class:`service.inference.turns.Turns`).
 
     Args:
-        most: The most images inside, as long as there is one client.
+        most: The most images inside, of one client; see :class:`service.holdings.Holdings`.
         max_wait: The most seconds that one may wait for its turn.
         depth: Gives how many images are to be computed still.
         seconds_each: Gives the seconds that each takes of late.
@@ -43,18 +42,21 @@ class Places:
         depth: Callable[[], int],
         seconds_each: Callable[[], float],
     ) -> None:
-        self._most = most
+        self._held = Holdings(most)
         self._max_wait = max_wait
         self._depth = depth
         self._seconds_each = seconds_each
-        self._of = Counter[str]()
-        self.inside = 0
+
+    @property
+    def inside(self) -> int:
         """Images of all clients."""
+        return self._held.total
 
     @property
     def free(self) -> bool:
         """Whether one more is taken in, whoever asks."""
-        return self.inside < self._most and self._depth() * self._seconds_each() <= self._max_wait
+        held = self._held
+        return held.total < held.most and self._depth() * self._seconds_each() <= self._max_wait
 
     def refusal(self, client: str, images: int = 1) -> QueueFullError | None:
         """Say why there is no room for so many images more; ``None``: there is.
@@ -63,12 +65,11 @@ class Places:
             client: Who asks.
             images: How many at once.
         """
-        own, sharing = self._of[client], len(self._of) + (client not in self._of)
+        own, sharing = self._held.of(client), self._held.sharing(client)
         # In each round all have one turn, and its own comes after those that it has inside.
         before = min(self._depth(), (own + 1) * sharing - 1)
         wait = before * self._seconds_each()
-        inside, most = self.inside + images, self._most
-        if inside > 2 * most or (inside > most and (own + images) * sharing > most):
+        if not self._held.room(client, images):
             whose = f", {own} of them for this client" if sharing > 1 else ""
             return QueueFullError(f"{self.inside} images wait already{whose}.", wait)
         if wait > self._max_wait:
@@ -90,12 +91,8 @@ class Places:
         """
         if full := self.refusal(client, images):
             raise full
-        self.inside += images
-        self._of[client] += images
+        self._held.add(client, images)
         try:
             yield
         finally:
-            self.inside -= images
-            self._of[client] -= images
-            if not self._of[client]:
-                del self._of[client]
+            self._held.remove(client, images)

@@ -217,6 +217,31 @@ def test_connections_beyond_the_limit_are_told_so(hasty: Server) -> None:
     assert_serves(hasty)
 
 
+def test_who_holds_all_connections_is_the_only_one_to_be_refused(bundle: Bundle) -> None:
+    with running(bundle.path, "--max-connections", "6") as server, contextlib.ExitStack() as stack:
+
+        def hold(source: str = "") -> bytes:
+            """Open a connection, leave it open, and give what comes of asking on it."""
+            connection = stack.enter_context(connected(server, source))
+            connection.sendall(LIVEZ)
+            return answer(connection)
+
+        while statuses(found := hold()) == [200]:
+            pass
+        assert problem(found)["detail"] == "There are 6 connections already."
+        # Another address has as many as its share.
+        assert [statuses(hold("127.0.0.2")) for _ in range(3)] == [[200]] * 3
+        refused = problem(hold("127.0.0.2"))
+        assert refused["detail"] == "There are 9 connections already, 3 of them from this address."
+        assert [statuses(hold("127.0.0.3")) for _ in range(2)] == [[200]] * 2
+        assert statuses(hold("127.0.0.3")) == [503]
+        assert statuses(hold()) == [503]
+        # Of all together, twice as many as one may have.
+        assert statuses(hold("127.0.0.4")) == [200]
+        assert statuses(hold("127.0.0.5")) == [503]
+    assert server.log == []
+
+
 @pytest.mark.slow
 def test_clients_that_neither_read_nor_send_are_left(bundle: Bundle) -> None:
     """One asks for a large file again and again, and reads nothing; another's body trickles."""

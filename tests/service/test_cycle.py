@@ -15,6 +15,7 @@ from uvicorn.server import ServerState
 
 from service.guard.limits import GATHERED_BYTES, Shared
 from service.guard.protocol import GuardedProtocol
+from service.holdings import Holdings
 
 LENGTH = (b"content-length", b"5")
 
@@ -54,7 +55,7 @@ async def served(
     """Serve an application, and give a connection to it."""
     config = uvicorn.Config(app, http=GuardedProtocol, lifespan="off", log_config=None)
     config.load()
-    shared = Shared(max_connections=10, head_seconds=5, idle_seconds=5)
+    shared = Shared(connections=Holdings(10), head_seconds=5, idle_seconds=5)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
         lambda: GuardedProtocol(config, ServerState(), {}, shared), "127.0.0.1", 0
