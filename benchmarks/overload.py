@@ -4,8 +4,9 @@
 
 The most that a closed loop gets is measured before and after each round. In between, requests come
 at random times, at three times that rate, whether or not there are answers; first alone, then with
-another client beside them, at an address of its own, that sends one image at a time. Results are
-added to benchmarks/results/overload.jsonl, and docs/benchmarks.md is written from the last.
+another client beside them, at an address of its own, that sends one image at a time. With --apart
+the service has half of the processors, and the load generator the others. Results are added to
+benchmarks/results/overload.jsonl, and docs/benchmarks.md is written from the last of each kind.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import argparse
 import os
 import platform
 import shlex
+import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
@@ -52,7 +55,10 @@ def main() -> None:
         folder = options.bundles or Path(temporary)
         asked = questions(options.arch, options.data, options.weights, folder)
         add_rows(RESULTS, [_measured(asked, options)])
-    text = _text(read_rows(RESULTS)[-1])
+    # Earlier rows have no other client.
+    rows = [row for row in read_rows(RESULTS) if "lone" in row]
+    last = {row.get("apart", False): row for row in rows}
+    text = "\n\n".join(_text(last[apart]) for apart in sorted(last))
     replace_section(PAGE, "overload", text)
     print(text)
 
@@ -61,7 +67,18 @@ def _measured(asked: Questions, options: argparse.Namespace) -> Row:
     subject = tlserve(asked.bundle, shlex.split(options.serve_args))
     (variant,) = subject.variants
     probe = subject.plan(0, asked)
-    with running(variant.command, variant.environment, probe) as server:
+    processors = sorted(os.sched_getaffinity(0))
+    half = len(processors) // 2
+    if options.apart and not half:
+        sys.exit("--apart needs two processors; there is one.")
+    with ExitStack() as stack:
+        # Processes inherit it.
+        stack.callback(os.sched_setaffinity, 0, processors)
+        if options.apart:
+            os.sched_setaffinity(0, processors[:half])
+        server = stack.enter_context(running(variant.command, variant.environment, probe))
+        if options.apart:
+            os.sched_setaffinity(0, processors[half:])
 
         def peak() -> Report:
             plan = subject.plan(
@@ -108,6 +125,7 @@ def _measured(asked: Questions, options: argparse.Namespace) -> Row:
         "arch": options.arch,
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
         "serve_args": options.serve_args,
+        "apart": options.apart,
         "times": options.times,
         "clients": options.clients,
         "lone": asdict(lone),
@@ -166,11 +184,6 @@ def _text(row: Row) -> str:
             f"**{median(kept):.2f}** ({', '.join(f'{share:.2f}' for share in kept)})",
             f"≥ {_GOAL_KEPT}",
         ),
-        (
-            "likewise, of the processors that the load generator leaves",
-            f"{median(map(_kept_of_processors, rounds)):.2f}",
-            "",
-        ),
         ("answers, p50", f"{middle(lambda r: r.latency.get('p50', 0)):.0f} ms", ""),
         ("answers, p99", f"{middle(lambda r: r.latency.get('p99', 0)):.0f} ms", ""),
         ("refused (503)", f"{refused} of {asked}", ""),
@@ -208,10 +221,16 @@ def _text(row: Row) -> str:
         ("load generator", f"{100 * middle(lambda r: r.cpu_share):.0f}% of a core", ""),
         ("load generator late, p99", f"{middle(lambda r: r.late.get('p99', 0)):.1f} ms", ""),
     ]
+    where = "the load generator on the same processors"
+    if row.get("apart"):
+        where = "the load generator on half of the processors, the service on the others"
+    else:
+        share = f"{median(map(_kept_of_processors, rounds)):.2f}"
+        lines.insert(3, ("likewise, of the processors that the load generator leaves", share, ""))
     arguments = f"`{row['serve_args']}`" if row["serve_args"] else "the default settings"
     return "\n".join(
         [
-            f"{row['arch']}, {row['machine']}, {arguments}. {len(rounds)} rounds of "
+            f"{row['arch']}, {row['machine']}, {arguments}; {where}. {len(rounds)} rounds of "
             f"{reports[0].seconds:g} s at {row['times']:g} times the answers that "
             f"{row['clients']} clients get, {median(map(_most, rounds)):.1f}/s; medians.",
             "",
@@ -225,6 +244,7 @@ def _text(row: Row) -> str:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--arch", choices=ARCHITECTURES, default="mobilenet_v2")
+    parser.add_argument("--apart", action="store_true", help="with processors of its own for each")
     parser.add_argument("--times", type=float, default=3.0, help="of the most that it can answer")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=60.0, help="of each round")

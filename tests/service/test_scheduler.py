@@ -275,18 +275,16 @@ def test_lanes_run_side_by_side_and_share_what_is_there() -> None:
 
 def all_at_once(scheduler: Scheduler[str, int, int], jobs: int) -> list[tuple[int, Timing]]:
     """Submit so many before any thread can take one."""
-    results: list[tuple[int, Timing]] = []
 
-    async def scenario() -> None:
-        results.extend(await asyncio.gather(*(scheduler.submit(str(n)) for n in range(jobs))))
+    async def scenario() -> list[tuple[int, Timing]]:
+        # This thread may take the lock again, for each of them; the others wait for it.
+        with scheduler._changed:
+            tasks = [asyncio.create_task(scheduler.submit(str(n))) for n in range(jobs)]
+            await asyncio.sleep(0)
+            assert scheduler.waiting == jobs
+        return await asyncio.gather(*tasks)
 
-    with scheduler._changed:
-        running = threading.Thread(target=asyncio.run, args=(scenario(),))
-        running.start()
-        while len(scheduler._waiting) < jobs and running.is_alive():
-            scheduler._changed.wait(0.001)
-    running.join()
-    return results
+    return asyncio.run(scenario())
 
 
 def test_batches_are_filled_while_there_is_something_to_prepare() -> None:
