@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable
 
 from service.guard.keys import KeyRing
-from service.guard.rates import address_of
 from service.guard.settings import GuardSettings
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -42,12 +42,28 @@ class Callers:
             headers: Their names in small letters.
             host: The address that it came from, where there is one.
         """
-        return self.name_of(key_in(headers)) if self.need_keys else address(host)
+        return self.name_of(key_in(headers)) if self.need_keys else address_of(host)
 
 
-def address(host: str | None) -> str:
-    """Name a client by its address."""
-    return address_of(host) if host is not None else "local"
+def address_of(host: str | None) -> str:
+    """Name a client by its address.
+
+    One subscriber has a whole /64 of IPv6, and would be as many clients.
+
+    Args:
+        host: The address; a socket of the machine's own file system has none.
+    """
+    if host is None:
+        return "local"
+    if ":" not in host:
+        return host
+    try:
+        address = ipaddress.IPv6Address(host)
+    except ValueError:
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
 
 
 def key_in(headers: Headers) -> bytes:

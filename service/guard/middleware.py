@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.faces import problems
 from service.faces.problems import Problem
 from service.guard import refusals
-from service.guard.callers import Callers, address, key_in
+from service.guard.callers import Callers, address_of, key_in
 from service.guard.headers import secured
 from service.guard.rates import Buckets, Taken
 from service.scope import CLIENT, DRAINING
@@ -115,7 +115,7 @@ class _Admission:
                 content_type = value
         if self._hosts:
             self._check_host(host)
-        client = address(scope["client"][0] if scope.get("client") else None)
+        client = address_of(scope["client"][0] if scope.get("client") else None)
         key = key_in(scope["headers"]) if self._callers.need_keys else b""
         owner = self._callers.name_of(key)
         taken = None

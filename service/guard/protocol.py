@@ -21,7 +21,7 @@ from uvicorn.server import ServerState
 from service.faces import problems
 from service.faces.problems import Problem
 from service.guard import heads, limits, refusals
-from service.guard.callers import address
+from service.guard.callers import address_of
 from service.guard.cycle import Cycle
 from service.guard.limits import Phase, Shared
 from service.scope import DRAINING, ENDED
@@ -52,7 +52,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Begin to wait for a request, or refuse to."""
         super().connection_made(transport)
         self._enter(Phase.HEAD, self._shared.head_seconds)
-        held, client = self._shared.connections, address(self.client[0] if self.client else None)
+        held, client = self._shared.connections, address_of(self.client[0] if self.client else None)
         if held.room(client):
             held.add(client)
             self._address = client

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import time
 from collections import OrderedDict
@@ -76,19 +75,3 @@ class Buckets:
             (b"ratelimit-remaining", b"%d" % taken.remaining),
             (b"ratelimit-reset", b"%d" % math.ceil(taken.full)),
         ]
-
-
-def address_of(host: str) -> str:
-    """Give what stands for a client's address.
-
-    One subscriber has a whole /64 of IPv6, and would have as many buckets.
-    """
-    if ":" not in host:
-        return host
-    try:
-        address = ipaddress.IPv6Address(host)
-    except ValueError:
-        return host
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))

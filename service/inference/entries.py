@@ -27,7 +27,6 @@ class Entry(Generic[Job, Item, Result]):
         item: What is made of it; ``None`` until then.
         future: Gets the result, and where the time went.
         loop: The event loop of the future.
-        client: Whose turn it takes.
         since: When it came, was made, or was run.
         timing: Where the time went.
     """
@@ -36,7 +35,6 @@ class Entry(Generic[Job, Item, Result]):
     item: Item | None
     future: asyncio.Future[tuple[Result, Timing]]
     loop: asyncio.AbstractEventLoop
-    client: str = ""
     since: float = field(default_factory=time.perf_counter)
     timing: Timing = field(default_factory=Timing)
 

@@ -133,7 +133,7 @@ class Scheduler(Generic[Job, Item, Result]):
         self, job: Job | None, item: Item | None, client: str
     ) -> tuple[Result, Timing]:
         loop = asyncio.get_running_loop()
-        entry: Entry[Job, Item, Result] = Entry(job, item, loop.create_future(), loop, client)
+        entry: Entry[Job, Item, Result] = Entry(job, item, loop.create_future(), loop)
         with self._changed:
             if self._stopped:
                 raise SchedulerStoppedError

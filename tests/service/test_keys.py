@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from service.guard import keys
+from service.guard.callers import address_of
 from service.guard.keys import KeyRing
-from service.guard.rates import Buckets, address_of
+from service.guard.rates import Buckets
 from tlserve.errors import UsageError
 
 
